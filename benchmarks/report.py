@@ -1,0 +1,95 @@
+"""What the rounds say together: medians, the table, and whether the targets are met."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+LABELS = {
+    "raw tcp": "raw TCP, 100 bytes",
+    "raw pipes": "raw pipes, 100 bytes",
+    "raw ssh": "raw bytes through ssh",
+    "original tcp": "EasyCluster 0.22.3, TCP",
+    "original spawned": "EasyCluster 0.22.3, spawned",
+    "original ssh": "EasyCluster 0.22.3, ssh",
+    "execnet popen": "execnet channel, popen",
+    "execnet ssh": "execnet channel, ssh",
+    "ours tcp": "this EasyCluster, TCP",
+    "ours spawned": "this EasyCluster, spawned",
+    "ours ssh": "this EasyCluster, ssh",
+}
+
+# Times of a raw TCP ping-pong in the same round.
+MOST_TCP = 2.2
+MOST_SPAWNED = 1.6
+
+
+@dataclass(frozen=True)
+class Row:
+    """One peer over all rounds; microseconds.
+
+    Attributes:
+        median: Median over the rounds of each round's median call.
+        p99: The same of the 99th percentile.
+        raw: The same of the raw TCP ping-pong beside it.
+        ratio: Median over the rounds of call by ping-pong.
+        spread: The lowest and highest ratio of a round.
+        error: Why there are no figures, ``""`` if there are.
+    """
+
+    peer: str
+    median: float = 0.0
+    p99: float = 0.0
+    raw: float = 0.0
+    ratio: float = 0.0
+    spread: tuple[float, float] = (0.0, 0.0)
+    error: str = ""
+
+
+def summarize(peer: str, rounds: list[dict[str, float]], errors: list[str]) -> Row:
+    """Fold what the rounds measured of one peer into a row; one failed round makes the whole row an error."""
+    if errors or not rounds:
+        return Row(peer, error=errors[0] if errors else "not measured")
+
+    def middle(name: str) -> float:
+        return statistics.median(one[name] for one in rounds)
+
+    ratios = [one["ratio"] for one in rounds]
+    return Row(
+        peer, middle("median_us"), middle("p99_us"), middle("raw_us"), middle("ratio"), (min(ratios), max(ratios))
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [
+        "| synchronous call, one core | median us | p99 us | raw TCP us | x raw | rounds |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        label = LABELS[row.peer]
+        if row.error:
+            lines.append(f"| {label} | - | - | - | - | {row.error.splitlines()[-1][:100]} |")
+        else:
+            low, high = row.spread
+            lines.append(
+                f"| {label} | {row.median:.1f} | {row.p99:.1f} | {row.raw:.1f} | {row.ratio:.2f} |"
+                f" {low:.2f}-{high:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def targets(rows: list[Row]) -> list[tuple[bool, str]]:
+    """Return each target that was measured: whether it is met, and a sentence."""
+    by_peer = {row.peer: row for row in rows if not row.error}
+    found = []
+    for peer, most in (("ours tcp", MOST_TCP), ("ours spawned", MOST_SPAWNED)):
+        if peer in by_peer:
+            ratio = by_peer[peer].ratio
+            found.append((ratio <= most, f"{LABELS[peer]}: {ratio:.2f} times raw TCP, at most {most}"))
+    if {"ours ssh", "original ssh"} <= by_peer.keys():
+        ours, theirs = by_peer["ours ssh"].ratio, by_peer["original ssh"].ratio
+        found.append(
+            (ours <= theirs, f"{LABELS['ours ssh']}: {ours:.2f} times raw TCP, at most the {theirs:.2f} of 0.22.3")
+        )
+    return found

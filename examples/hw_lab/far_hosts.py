@@ -1,0 +1,208 @@
+"""Far-side hosts for the example, all on this machine: a private sshd and an EasyCluster TCP server on loopback.
+
+Run as a program it starts what it is asked for (``ssh``, ``tcp`` or both), prints one JSON line that says where
+things are, and waits until its standard input ends: then it stops everything and removes its directory.  Whoever
+started it need not do more than die.  Nothing outside one temporary directory is read or written::
+
+    DIR/host_key, id, id.pub      a fresh key for the sshd and one for its only user, you
+    DIR/sshd_config, ssh_config   `ssh -F DIR/ssh_config lab true` logs in
+    DIR/bin/python3, home/        a far side finds this Python, no login files, nothing installed
+    DIR/lab.key                   a fresh HMAC key for the TCP server
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT = 15.0
+
+SSHD_CONFIG = """\
+ListenAddress 127.0.0.1
+Port {port}
+HostKey {folder}/host_key
+PidFile none
+AuthorizedKeysFile {folder}/id.pub
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin yes
+StrictModes no
+UsePAM no
+UseDNS no
+PrintMotd no
+MaxStartups 100
+MaxSessions 100
+SetEnv HOME={folder}/home PATH={folder}/bin:/usr/local/bin:/usr/bin:/bin
+"""
+
+SSH_CONFIG = """\
+Host lab
+    HostName 127.0.0.1
+    Port {port}
+    User {user}
+    IdentityFile {folder}/id
+    IdentitiesOnly yes
+    UserKnownHostsFile {folder}/known_hosts
+    GlobalKnownHostsFile /dev/null
+    StrictHostKeyChecking yes
+    BatchMode yes
+    LogLevel ERROR
+"""
+
+
+def find_sshd() -> str | None:
+    """Return the path of an OpenSSH server, or None if there is none; it is rarely on a user's PATH."""
+    return shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
+
+
+def free_port() -> int:
+    """Return a loopback port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def wait_for_port(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once something listens on a loopback port.
+
+    Raises:
+        RuntimeError: If the server ends or START_TIMEOUT passes first; the message has the end of its log.
+    """
+    deadline = time.monotonic() + START_TIMEOUT
+    while server.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+            return
+        time.sleep(0.02)
+    said = log.read_text(errors="replace")[-2000:]
+    raise RuntimeError(f"the server for port {port} did not come up (exit status {server.poll()}):\n{said}")
+
+
+@contextlib.contextmanager
+def started(command: list[str], port: int, log: Path) -> Iterator[None]:
+    """Run a server from the moment it listens on its port until the block ends."""
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT)
+    try:
+        wait_for_port(port, server, log)
+        yield
+    finally:
+        server.terminate()
+        try:
+            server.wait(5.0)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+@contextlib.contextmanager
+def private_sshd(folder: Path) -> Iterator[dict[str, str]]:
+    """Run an sshd of our own; gives ``ssh_config`` and ``ssh_host`` for ``ssh -F ssh_config ssh_host``.
+
+    Raises:
+        RuntimeError: If no sshd is installed or it does not start.
+    """
+    sshd = find_sshd()
+    if sshd is None:
+        raise RuntimeError("no sshd found: install openssh-server")
+    for name in ("host_key", "id"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    (folder / "home").mkdir()
+    (folder / "bin").mkdir()
+    for name in ("python", "python3"):
+        # The real file, not a virtual environment's link: the far side is a bare Python.
+        (folder / "bin" / name).symlink_to(Path(sys.executable).resolve())
+    if os.geteuid() == 0:
+        # sshd refuses to start as root without its privilege separation directory, which a boot script makes elsewhere.
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    port = free_port()
+    settings = {"folder": str(folder), "port": port, "user": getpass.getuser()}
+    (folder / "sshd_config").write_text(SSHD_CONFIG.format(**settings))
+    (folder / "ssh_config").write_text(SSH_CONFIG.format(**settings))
+    host_key = (folder / "host_key.pub").read_text()
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
+    with started([sshd, "-D", "-e", "-f", str(folder / "sshd_config")], port, folder / "sshd.log"):
+        yield {"ssh_config": str(folder / "ssh_config"), "ssh_host": "lab"}
+
+
+@contextlib.contextmanager
+def tcp_server(folder: Path) -> Iterator[dict[str, str]]:
+    """Run ``easycluster --serve`` on loopback with a fresh key; gives ``tcp_port`` and ``key_file``."""
+    key_file, port = folder / "lab.key", free_port()
+    command = [sys.executable, "-m", "easycluster"]
+    made = subprocess.run(
+        [*command, "--generate", "--keyfile", str(key_file)], stdin=subprocess.DEVNULL, capture_output=True, cwd=ROOT
+    )
+    if made.returncode != 0:
+        raise RuntimeError(f"no key could be made:\n{made.stderr.decode(errors='replace')}")
+    serve = [*command, "--serve", "--keyfile", str(key_file), "--port", str(port), "--bind", "127.0.0.1"]
+    with started(serve, port, folder / "server.log"):
+        yield {"tcp_port": str(port), "key_file": str(key_file)}
+
+
+def main(wanted: list[str]) -> None:
+    """Start the wanted hosts, say where they are, and stop them when standard input ends."""
+    # A signal ends the wait below like any other exit, so that the servers are stopped and the directory goes.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    with contextlib.ExitStack() as hosts:
+        folder = Path(hosts.enter_context(tempfile.TemporaryDirectory(prefix="hw-lab-")))
+        settings: dict[str, str] = {}
+        for name in wanted:
+            settings |= hosts.enter_context({"ssh": private_sshd, "tcp": tcp_server}[name](folder))
+        print(json.dumps(settings), flush=True)
+        sys.stdin.read()
+
+
+class FarHosts:
+    """The helper program above as an object: ``start`` it, read ``settings``, ``stop`` it."""
+
+    def __init__(self, *wanted: str) -> None:
+        self.wanted = wanted
+        self.settings: dict[str, str] = {}
+        self._helper: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start the hosts; returns when all of them answer.
+
+        Raises:
+            RuntimeError: If one of them does not come up; the helper has printed why.
+        """
+        # In a group of its own: Ctrl-C is for the tests, the hosts stay until the last session is closed.
+        self._helper = subprocess.Popen(
+            [sys.executable, __file__, *self.wanted],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._helper.stdout is not None
+        line = self._helper.stdout.readline()
+        if not line:
+            self.stop()
+            raise RuntimeError("the far-side hosts of the example did not start; what they said is above")
+        self.settings = json.loads(line)
+
+    def stop(self) -> None:
+        """Stop the hosts and remove what they left; safe to call twice."""
+        if self._helper is not None:
+            self._helper.communicate()
+            self._helper = None
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main(sys.argv[1:])

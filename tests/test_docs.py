@@ -1,0 +1,45 @@
+"""What the documentation says is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def code_blocks(page: str, language: str) -> list[tuple[int, str]]:
+    """Return the fenced blocks of a page: line number of the first line, and text."""
+    text = (ROOT / page).read_text()
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, match.start(1)), match.group(1)) for match in found]
+
+
+def test_the_examples_of_the_library_page_run_from_top_to_bottom():
+    namespace: dict[str, object] = {"__name__": "library_page"}
+    for line, source in code_blocks("docs/library.md", "python"):
+        code = compile("\n" * line + source, str(ROOT / "docs/library.md"), "exec")
+        exec(code, namespace)
+
+
+@pytest.mark.skipif(not (ROOT / ".ci/run").exists(), reason="the tests run away from their checkout")
+@pytest.mark.parametrize("name", ["RUN", "TEST"])
+def test_the_commands_of_the_readme_are_those_that_ci_runs(name):
+    match = re.search(rf"^{name}='(.*)'$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+
+    assert match is not None
+    assert match.group(1) in (ROOT / "README.md").read_text().splitlines()
+
+
+@pytest.mark.parametrize("page", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md")))
+def test_every_page_is_reached_from_the_readme(page):
+    assert f"({page})" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))])
+def test_links_between_pages_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
+
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []

@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     environment = {
         "HW_LAB_TCP_PORT": hosts.settings["tcp_port"],
         "HW_LAB_KEY_FILE": hosts.settings["key_file"],
-        "HW_LAB_SSH": "yes" if has_sshd else "no",
+        "HW_LAB_SSH": "true" if has_sshd else "false",
         "HW_LAB_SSH_CONFIG": hosts.settings.get("ssh_config", ""),
     }
     patch = pytest.MonkeyPatch()

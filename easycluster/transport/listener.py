@@ -1,0 +1,536 @@
+"""The server side of HMAC TCP: who may have a session, decided by one thread in one loop.
+
+A connection passes three gates::
+
+    accepted  --allow-list-->  pending  --handshake-->  proven  --keeper-->  handed over
+       |                          |                        |
+     closed                 closed, silently        told why, then closed
+
+Before the handshake is through there is no fork, no thread, no pickle and no
+zlib: a stranger costs one socket, at most ``MAX_HANDSHAKE`` bytes and
+``handshake_timeout`` seconds.  A proven CONTROL connection gets a fresh keeper
+process from the spawner, and the keeper gets the socket and the keys of this one
+connection, never the key behind them.  A proven DATA connection goes to the
+keeper that has its token, whichever of the two arrives first.  From then on the
+listener only watches the socket to the keeper: its end is the session's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import selectors
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from easycluster.errors import EasyClusterError, RemoteProtocolError
+from easycluster.far import fdpass
+from easycluster.wire.auth import CONTROL, ServerHandshake, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["Limits", "Listener", "Session", "Spawner", "Watcher", "open_sockets", "parse_allow"]
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# Clients that all start at once must not run into SYN retries (1 s each).
+_BACKLOG = 128
+
+# How many connections to accept before looking after the others again.
+_ACCEPT_AT_ONCE = 32
+
+# Without a free file descriptor, accepting fails at once and for ever: rest a little.
+_ACCEPT_PAUSE = 0.2
+
+# 5 s.  Packets to and from a keeper are small and whole; one that stops in the middle must not stop us.
+_KEEPER_TIMEOUT = 5.0
+
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a listener takes on.
+
+    Attributes:
+        pending: Connections that have not proven the key; one more drops the oldest.
+        handshake_timeout: Seconds for the whole handshake.
+        sessions: Sessions at a time.
+    """
+
+    pending: int = 64
+    handshake_timeout: float = 5.0
+    sessions: int = 64
+
+
+@dataclass(eq=False)
+class Session:
+    """A session as the server sees it.
+
+    Attributes:
+        peer: The client's address and port.
+        key_id: Which key it proved, ``""`` for the only one.
+        started: When, by ``time.time``.
+    """
+
+    peer: str
+    key_id: str
+    started: float
+    _keeper: socket.socket = field(repr=False)
+    _token: bytes = field(repr=False)
+
+
+class Spawner(Protocol):
+    """Where keeper processes come from."""
+
+    def spawn(self) -> socket.socket:
+        """Return at once a socket to a new keeper that owns nothing else of ours."""
+
+    def close(self) -> None:
+        """End every keeper and what starts them."""
+
+
+class Watcher(Protocol):
+    """Who is told what a listener does; called in its thread."""
+
+    def connected(self, session: Session) -> None:
+        """A session began."""
+
+    def disconnected(self, session: Session) -> None:
+        """A session ended."""
+
+    def requested(self, session: Session, text: str) -> None:
+        """A session runs a call."""
+
+    def refused(self, text: str) -> None:
+        """A peer got no session; says who and why."""
+
+    def failed(self, text: str) -> None:
+        """The server itself could not do its work; says what and why."""
+
+
+def parse_allow(entries: Iterable[str]) -> list[Network]:
+    """Parse an allow-list.
+
+    Args:
+        entries: Addresses and subnets, such as ``10.0.0.7``, ``192.168.0.0/24`` or ``fe80::/10``.
+
+    Raises:
+        ValueError: If one is neither; the message names it.
+    """
+    networks: list[Network] = []
+    for entry in entries:
+        text = entry.strip()
+        try:
+            networks.append(ipaddress.ip_network(text))
+        except ValueError as exc:
+            advice = "write an address, or a subnet such as 192.168.0.0/24"
+            with contextlib.suppress(ValueError):
+                advice = f"write {ipaddress.ip_network(text, strict=False)} for the whole subnet"
+            raise ValueError(f"cannot allow {entry!r}: {exc}; {advice}") from None
+    return networks
+
+
+def open_sockets(bind: str | None, port: int, *, no_ipv6: bool = False) -> list[socket.socket]:
+    """Listen on a port.
+
+    Args:
+        bind: An address or host name; None is the loopback of both families; ``""``, ``"*"`` and
+            ``"::"`` are all addresses of both, ``"0.0.0.0"`` all of IPv4.
+        port: The port; 0 takes a free one, the same for all sockets.
+        no_ipv6: Leave IPv6 out.
+
+    Returns:
+        One listening socket for each address.
+
+    Raises:
+        OSError: If an address cannot be had; the message names it and the port.
+    """
+    wanted, optional = _addresses(bind, no_ipv6)
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in wanted:
+            try:
+                sock = _listen(family, address, port)
+            except OSError as exc:
+                # A machine without IPv6 still has a loopback.
+                if sockets and optional and exc.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    continue
+                raise _cannot_listen(exc, address, port) from exc
+            sockets.append(sock)
+            port = sock.getsockname()[1]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+class Listener:
+    """One loop that lets clients in.
+
+    Args:
+        sockets: Listening sockets, from ``open_sockets``; the listener closes them.
+        find_key: Gives the key for a key id, or None.
+        spawner: Where keepers come from; the listener does not close it.
+        watcher: Who is told.
+        allow: Who may connect; empty means everybody.
+        limits: How much to take on.
+        extra: Goes into the packet that starts a keeper.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        find_key: Callable[[bytes], bytes | None],
+        spawner: Spawner,
+        watcher: Watcher,
+        *,
+        allow: Sequence[Network] = (),
+        limits: Limits = Limits(),
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self._sockets = list(sockets)
+        self._find_key = find_key
+        self._spawner = spawner
+        self._watcher = watcher
+        self._allow = list(allow)
+        self._limits = limits
+        self._extra = extra or {}
+        self._selector = selectors.DefaultSelector()
+        # In order of arrival, so the first is the oldest.
+        self._pending: dict[socket.socket, _Pending] = {}
+        self._sessions: dict[tuple[bytes, bytes], Session] = {}
+        self._accept_after: float | None = None
+        self._stopping = False
+        # stop() is called from other threads and from signal handlers: it may only write here.
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._selector.register(self._wake_in, selectors.EVENT_READ, self._wake_up)
+        self._accept_on()
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Address and port of each listening socket."""
+        return [sock.getsockname()[:2] for sock in self._sockets]
+
+    @property
+    def pending(self) -> int:
+        """How many connections have not come through yet."""
+        return len(self._pending)
+
+    @property
+    def sessions(self) -> list[Session]:
+        """The sessions that are up."""
+        return list(self._sessions.values())
+
+    def run(self) -> None:
+        """Let clients in until ``stop``; then close every socket."""
+        try:
+            while not self._stopping:
+                for key, _ in self._selector.select(self._wait()):
+                    key.data()
+                self._expire(time.monotonic())
+        finally:
+            self.close()
+
+    def stop(self) -> None:
+        """End ``run``, from any thread or signal handler."""
+        self._stopping = True
+        with contextlib.suppress(OSError):
+            self._wake_out.send(b"x")
+
+    def close(self) -> None:
+        """Close every socket; a keeper whose socket closes ends its session."""
+        for pending in list(self._pending.values()):
+            self._drop(pending)
+        for session in self.sessions:
+            self._end(session)
+        for sock in [*self._sockets, self._wake_in, self._wake_out]:
+            sock.close()
+        self._selector.close()
+
+    # ---- the loop
+
+    def _wait(self) -> float | None:
+        times = [pending.deadline for pending in self._pending.values()]
+        if self._accept_after is not None:
+            times.append(self._accept_after)
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _wake_up(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_in.recv(64)
+
+    def _expire(self, now: float) -> None:
+        if self._accept_after is not None and now >= self._accept_after:
+            self._accept_after = None
+            self._accept_on()
+        for pending in [p for p in self._pending.values() if now >= p.deadline]:
+            if pending.handshake.proven:
+                self._refuse(pending, Status.NO_SUCH_SESSION)
+            else:
+                self._drop(pending)
+
+    # ---- accepted
+
+    def _accept_on(self) -> None:
+        for sock in self._sockets:
+            self._selector.register(sock, selectors.EVENT_READ, lambda sock=sock: self._accept(sock))
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(_ACCEPT_AT_ONCE):
+            if self._accept_after is not None:
+                return
+            try:
+                sock, address = listening.accept()
+            except OSError as exc:
+                if exc.errno in _OUT_OF_FILES:
+                    self._make_room(exc)
+                # Anything else concerns one connection that is gone again, or says that none is left.
+                return
+            self._admit(sock, address)
+
+    def _make_room(self, exc: OSError) -> None:
+        if self._pending:
+            self._drop(self._least_welcome())
+            return
+        self._watcher.failed(f"cannot accept connections: {exc.strerror}; trying again")
+        for sock in self._sockets:
+            self._selector.unregister(sock)
+        self._accept_after = time.monotonic() + _ACCEPT_PAUSE
+
+    def _admit(self, sock: socket.socket, address: Any) -> None:
+        host = str(address[0])
+        if self._allow and not _is_allowed(host, self._allow):
+            sock.close()
+            self._watcher.refused(f"{host} is not allowed to connect")
+            return
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while len(self._pending) >= self._limits.pending:
+            self._drop(self._least_welcome())
+        deadline = time.monotonic() + self._limits.handshake_timeout
+        pending = _Pending(sock, host, _peer_name(host, address[1]), deadline, ServerHandshake(self._find_key))
+        self._pending[sock] = pending
+        self._selector.register(sock, selectors.EVENT_READ, lambda: self._handshake(pending))
+
+    def _least_welcome(self) -> _Pending:
+        """Return the oldest connection of the address that has most of them.
+
+        Dropping plainly the oldest lets one busy address push everybody else out.
+        """
+        counts: dict[str, int] = {}
+        for pending in self._pending.values():
+            counts[pending.host] = counts.get(pending.host, 0) + 1
+        most = max(counts.values())
+        return next(p for p in self._pending.values() if counts[p.host] == most)
+
+    # ---- pending
+
+    def _handshake(self, pending: _Pending) -> None:
+        if pending.sock not in self._pending:
+            return  # dropped by an earlier event of this round
+        waiting = pending.handshake.proven
+        if waiting:
+            # A DATA connection whose session is not there yet.  Its client may say nothing, so it has left.
+            self._drop(pending)
+            return
+        try:
+            # Not a byte more than the handshake: what follows belongs to the keeper.
+            data = pending.sock.recv(pending.handshake.needed)
+            if not data:
+                raise ConnectionError
+            _send(pending.sock, pending.handshake.receive(data))
+        except BlockingIOError:
+            return
+        except (OSError, RemoteProtocolError) as exc:
+            self._say_farewell(pending)
+            self._drop(pending)
+            if isinstance(exc, RemoteProtocolError):
+                self._watcher.refused(f"{pending.peer} refused: {exc}")
+            return
+        if pending.handshake.proven:
+            self._proven(pending)
+
+    def _say_farewell(self, pending: _Pending) -> None:
+        if not pending.handshake.farewell:
+            return
+        with contextlib.suppress(OSError):
+            _send(pending.sock, pending.handshake.farewell)
+            # Closing with bytes unread would send a reset, which overtakes the farewell.
+            pending.sock.recv(512)
+            pending.sock.shutdown(socket.SHUT_WR)
+
+    def _drop(self, pending: _Pending) -> None:
+        self._forget(pending)
+        pending.sock.close()
+
+    def _forget(self, pending: _Pending) -> None:
+        del self._pending[pending.sock]
+        self._selector.unregister(pending.sock)
+
+    # ---- proven
+
+    def _proven(self, pending: _Pending) -> None:
+        handshake = pending.handshake
+        name = (handshake.key_id, handshake.token)
+        session = self._sessions.get(name)
+        if handshake.role == CONTROL:
+            if session is not None:
+                self._refuse(pending, Status.CANNOT_START)
+            else:
+                self._start(pending, name)
+        elif session is not None:
+            self._hand_over(pending, session, {"kind": "data"})
+        # Otherwise it waits for its CONTROL connection until its deadline.
+
+    def _start(self, pending: _Pending, name: tuple[bytes, bytes]) -> None:
+        if len(self._sessions) >= self._limits.sessions:
+            self._refuse(pending, Status.TOO_MANY_SESSIONS)
+            self._watcher.refused(f"{pending.peer} refused: {len(self._sessions)} sessions are up")
+            return
+        try:
+            keeper = self._spawner.spawn()
+        except (OSError, EasyClusterError) as exc:
+            self._refuse(pending, Status.CANNOT_START)
+            self._watcher.failed(f"cannot start a session for {pending.peer}: {exc}")
+            return
+        keeper.settimeout(_KEEPER_TIMEOUT)
+        session = Session(pending.peer, name[0].decode("ascii", "replace"), time.time(), keeper, name[1])
+        if not self._hand_over(pending, session, {"kind": "control", "limits": {}, **self._extra}):
+            keeper.close()
+            return
+        self._sessions[name] = session
+        self._selector.register(keeper, selectors.EVENT_READ, lambda: self._listen_to(session))
+        self._watcher.connected(session)
+        for waiting in [p for p in self._pending.values() if p.handshake.proven]:
+            if (waiting.handshake.key_id, waiting.handshake.token) == name:
+                self._hand_over(waiting, session, {"kind": "data"})
+
+    def _hand_over(self, pending: _Pending, session: Session, packet: dict[str, Any]) -> bool:
+        keys = pending.handshake.keys
+        assert keys is not None  # proven
+        packet = {**packet, "send": keys.send, "receive": keys.receive, "peer": pending.peer}
+        self._forget(pending)
+        with pending.sock as sock:
+            try:
+                _send(sock, pending.handshake.finish())
+                # The mode belongs to the open socket, which the keeper shares from here on.
+                sock.setblocking(True)
+                fdpass.send_packet(session._keeper, packet, [sock.fileno()])
+            except OSError as exc:
+                self._watcher.refused(f"{pending.peer} lost while its session started: {exc}")
+                return False
+        return True
+
+    def _refuse(self, pending: _Pending, status: Status) -> None:
+        with contextlib.suppress(OSError):
+            _send(pending.sock, pending.handshake.finish(status))
+            pending.sock.shutdown(socket.SHUT_WR)
+        self._drop(pending)
+
+    # ---- handed over
+
+    def _listen_to(self, session: Session) -> None:
+        try:
+            received = fdpass.recv_packet(session._keeper)
+        except Exception:  # noqa: BLE001  # a broken keeper ends its own session, not the server
+            received = None
+        if received is None:
+            self._end(session)
+            return
+        packet, descriptors = received
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if packet.get("kind") == "request":
+            self._watcher.requested(session, str(packet.get("text", "")))
+
+    def _end(self, session: Session) -> None:
+        name = (session.key_id.encode("ascii", "replace"), session._token)
+        del self._sessions[name]
+        self._selector.unregister(session._keeper)
+        session._keeper.close()
+        self._watcher.disconnected(session)
+
+
+@dataclass(eq=False)
+class _Pending:
+    """A connection that is not handed over yet."""
+
+    sock: socket.socket
+    host: str
+    peer: str
+    deadline: float
+    handshake: ServerHandshake
+
+
+def _send(sock: socket.socket, data: bytes) -> None:
+    """Send a few bytes to an empty socket buffer, or fail."""
+    if data and sock.send(data) != len(data):
+        raise ConnectionError("the socket took only part of a handshake message")
+
+
+def _addresses(bind: str | None, no_ipv6: bool) -> tuple[list[tuple[socket.AddressFamily, str]], bool]:
+    """Return the addresses to bind and whether those of IPv6 may be missing."""
+    four, six = socket.AF_INET, socket.AF_INET6
+    both = {None: ("127.0.0.1", "::1"), "": ("0.0.0.0", "::"), "*": ("0.0.0.0", "::"), "::": ("0.0.0.0", "::")}
+    if bind in both and not (bind == "::" and no_ipv6):
+        wanted = [(four, both[bind][0]), (six, both[bind][1])]
+        return [pair for pair in wanted if pair[0] == four or (socket.has_ipv6 and not no_ipv6)], True
+    family = four if no_ipv6 else socket.AF_UNSPEC
+    try:
+        found = socket.getaddrinfo(bind, 0, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+    except socket.gaierror as exc:
+        hint = " (IPv6 is off)" if no_ipv6 else ""
+        raise OSError(
+            exc.errno, f"cannot listen on {bind!r}{hint}: {exc.strerror}; give an address of this machine"
+        ) from exc
+    return list(dict.fromkeys((item[0], str(item[4][0])) for item in found)), False
+
+
+def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # getaddrinfo turns "fe80::1%eth0" into the four fields that bind wants.
+            where = socket.getaddrinfo(address, port, family, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)[0][4]
+        else:
+            where = (address, port)
+        sock.bind(where)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _cannot_listen(exc: OSError, address: str, port: int) -> OSError:
+    advice = {
+        errno.EADDRINUSE: "; another server has the port: stop it or give another with -p",
+        errno.EADDRNOTAVAIL: "; this machine does not have that address: give another with -b",
+        errno.EACCES: "; ports below 1024 need root: give another with -p",
+    }.get(exc.errno or 0, "")
+    return OSError(exc.errno, f"cannot listen on {_peer_name(address, port)}: {exc.strerror}{advice}")
+
+
+def _peer_name(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_allowed(host: str, allow: Sequence[Network]) -> bool:
+    # A scope id names our interface, not the peer; a mapped address is an IPv4 peer.
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in allow)

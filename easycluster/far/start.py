@@ -1,0 +1,107 @@
+"""The first thing that runs on the far side of a gateway: one line on the command line of a fresh Python.
+
+It names the interpreter, forks the template while there is still a single thread and nothing is held, and then becomes
+execnet's worker.  Its arguments::
+
+    marker   32 random hex digits for a session over ssh, "-" for a local one
+    folder   "" over ssh; for a local session the private directory of the near side
+    again    over ssh what ``sh`` needs to go on with the next interpreter, if this one is too old; see SEARCH
+
+Over ssh it prints a line of its own on standard output, so that whatever start-up files printed before can be told
+apart from execnet's bytes; a local one writes the same line into ``folder/started``::
+
+    marker SPACE version SPACE process id SPACE hex of sys.executable NEWLINE
+
+``sys.easycluster_template`` is then ``(socket, process id)``.  The template waits on the other end of that socket for a
+4-byte big-endian length and as many bytes of Python source, which it runs with ``sock`` as a global; it ends when the
+socket closes.
+
+This module is shipped to the far side: standard library of Python 3.8 only.
+"""
+
+from __future__ import annotations
+
+__all__ = ["FIRST_STAGE", "MARKER_BYTES", "OLDEST_PYTHON", "PASSER", "SEARCH"]
+
+OLDEST_PYTHON = (3, 8)
+
+# Random bytes in a marker.  It has to be unguessable only for start-up files that print at random.
+MARKER_BYTES = 16
+
+# Has to compile on Python 2.7 and 3.x, so that an interpreter which is too old can say so itself.
+_SOURCE = """\
+import os, sys
+def _start(marker, folder, again):
+    path = sys.executable or ""
+    if not isinstance(path, bytes):
+        path = path.encode("utf-8", "surrogateescape")
+    version = ".".join([str(part) for part in sys.version_info[:3]])
+    line = "%s %s %d %s\\n" % (marker, version, os.getpid(), binascii.hexlify(path).decode("ascii"))
+    if folder:
+        if hasattr(os, "setsid"):
+            os.setsid()
+        with open(os.path.join(folder, "started"), "w") as started:
+            started.write(line)
+    else:
+        os.write(1, ("\\n" + line).encode("ascii"))
+    if sys.version_info < (3, 8):
+        if again:
+            os.execvp("sh", ["sh", "-c", 'eval "$0"'] + again)
+        sys.stdin.readline()
+        os._exit(1)
+    sys.path[:] = [entry for entry in sys.path if entry]
+    sys.argv[:] = ["-c"]
+    if hasattr(os, "fork"):
+        _fork_template()
+def _fork_template():
+    import socket
+    near, far = socket.socketpair()
+    pid = os.fork()
+    if pid:
+        far.close()
+        sys.easycluster_template = (near, pid)
+        return
+    try:
+        keep = far.fileno()
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        near.detach()
+        os.closerange(3, keep)
+        os.closerange(keep + 1, 1024)
+        def read(count):
+            data = b""
+            while len(data) < count:
+                more = far.recv(min(count - len(data), 65536))
+                if not more:
+                    os._exit(0)
+                data += more
+            return data
+        source = read(int.from_bytes(read(4), "big"))
+        exec(compile(source, "<easycluster template>", "exec"), {"__name__": "easycluster_template", "sock": far})
+        os._exit(0)
+    finally:
+        os._exit(1)
+_start(sys.argv[1], sys.argv[2], sys.argv[3:])
+exec(eval(sys.stdin.readline()))
+"""
+
+# Hex, because it has to come unharmed through the login shell (csh reads "!" and newlines even between quotes, fish
+# reads backslashes) and through sh.
+FIRST_STAGE = 'import binascii;exec(binascii.unhexlify("{}"))'.format(_SOURCE.encode("ascii").hex())
+
+# Run as  sh -c 'eval "$0"' SEARCH MARKER FIRST_STAGE [PROGRAM COMMAND]...  on the far side: becomes the first COMMAND
+# whose PROGRAM exists.  One that turns out too old comes back here with those after it.  Without quotes of the other
+# kind, newlines and "!" for the reason above.
+SEARCH = (
+    'm=$1; c=$2; shift 2; while [ $# -gt 0 ]; do e=$1; p=$2; shift 2; if eval "command -v $e" >/dev/null 2>&1; '
+    'then eval "exec $p -u -c \\"\\$c\\" \\"\\$m\\" \\"\\" \\"\\$0\\" \\"\\$m\\" \\"\\$c\\" \\"\\$@\\""; fi; done; '
+    'echo; echo "$m none"; exit 127'
+)
+
+# Hands its own standard input and output to whoever listens at the given unix socket, and stays until that is closed.
+PASSER = (
+    "import array,socket,sys;s=socket.socket(socket.AF_UNIX);s.connect(sys.argv[1]);"
+    's.sendmsg([b"x"],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array("i",[0,1]))]);s.recv(1)'
+)

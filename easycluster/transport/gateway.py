@@ -1,0 +1,561 @@
+"""Far sides behind an execnet gateway: a local Python, or one behind the user's own ssh.
+
+execnet starts the process and carries the control stream.  Everything else that makes it dependable is here and in
+:mod:`easycluster.transport.launcher`: a deadline for the whole bootstrap, ssh's own words in the error, no prompt, no
+forced compression, an end that leaves nothing behind.
+
+A gateway also opens *data pipes*: raw pipes to the worker beside the gateway.  Locally the worker is handed two pipes
+through its unix socket; over ssh a second session on a private master hands over its standard input and output.
+"""
+
+from __future__ import annotations
+
+import ast
+import atexit
+import contextlib
+import os
+import re
+import secrets
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from easycluster.errors import ConnectError, ConnectionLost
+from easycluster.far.start import FIRST_STAGE, MARKER_BYTES, OLDEST_PYTHON, SEARCH
+from easycluster.transport.diagnosis import explain_end, explain_failure, explain_local_failure
+from easycluster.transport.direct import DataPipes, open_local_pipes, open_ssh_pipes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import execnet
+
+__all__ = ["Gateway", "GatewayTarget", "open_gateway"]
+
+# Runs in the far side's main thread for as long as the gateway lives.
+KEEPER = """\
+code = channel.receive()
+exec(compile(code, "<easycluster bundle>", "exec"), {"__name__": "easycluster_bundle"})
+from easycluster.far.keeper import serve_channel
+serve_channel(channel, code)
+"""
+
+# ssh binds a unix socket of at most 107 bytes: the folder, "/master", and 17 characters it adds while it makes it.
+LONGEST_FOLDER = 80
+
+# Seconds that the near side waits beyond the launcher's own deadline before it kills the launcher.
+WATCHDOG_MARGIN = 1.0
+
+
+@dataclass(frozen=True)
+class GatewayTarget:
+    """Where a gateway leads.
+
+    Attributes:
+        kind: ``"local"`` for a process on this machine, ``"ssh"`` for one behind ssh.
+        host: Host as ssh takes it; for messages only with a local one.
+        user: Login name, None for what ssh's configuration says.
+        port: Port of sshd, None for what ssh's configuration says.
+        ssh: The ssh program, a name or a path.
+        pythons: Commands to try in this order; none means the running interpreter locally, and python3 and python over
+            ssh.  A command may have arguments (``sudo -n python3``) and begin with ``~/``.
+        extra_args: Arguments for ssh, before the host.  They win over our defaults.
+        ask: Let ssh ask at the terminal.
+        compress: Pass ``-C``.
+    """
+
+    kind: Literal["local", "ssh"] = "local"
+    host: str = "localhost"
+    user: str | None = None
+    port: int | None = None
+    ssh: str = "ssh"
+    pythons: tuple[str, ...] = ()
+    extra_args: tuple[str, ...] = ()
+    ask: bool = False
+    compress: bool = False
+
+    def __str__(self) -> str:
+        """The host as messages name it."""
+        return self.host
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The Python commands to try."""
+        if self.pythons:
+            return self.pythons
+        return (shlex.quote(sys.executable),) if self.kind == "local" else ("python3", "python")
+
+
+def open_gateway(target: GatewayTarget, *, timeout: float = 10.0) -> Gateway:
+    """Start a Python at the target and make sure that it answers.
+
+    Args:
+        target: Where to.
+        timeout: Seconds for all of it: network, login, start-up files and Python.
+
+    Returns:
+        A gateway on which :meth:`Gateway.start` comes next.
+
+    Raises:
+        HostNotFound: If the name does not resolve.
+        HostKeyError: If ssh does not trust the host.
+        AuthenticationError: If the login was refused.
+        ConnectTimeout: If nothing answered in time.
+        BootstrapError: If the login worked and no Python 3.8 or newer came up.
+        ConnectError: For every other reason.
+    """
+    gateway = Gateway(target)
+    try:
+        gateway._open(timeout)
+    except BaseException:
+        gateway.close(timeout=0.0)
+        raise
+    return gateway
+
+
+class Gateway:
+    """A Python process at the other end of an execnet gateway.
+
+    Attributes:
+        target: Where it leads.
+        python_version: Version of the far side's Python.
+        python: Path of the far side's Python.
+        local_pid: Process id on this machine: the far side itself locally, our launcher over ssh.
+        far_pid: Process id over there.
+    """
+
+    def __init__(self, target: GatewayTarget) -> None:
+        """Prepare the private folder; :func:`open_gateway` makes gateways."""
+        self.target = target
+        self.python_version: tuple[int, ...] = ()
+        self.python = ""
+        self.local_pid = 0
+        self.far_pid = 0
+        self._folder = _make_folder()
+        self._words = os.open(self._folder / "stderr", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._marker = secrets.token_hex(MARKER_BYTES)
+        self._group: execnet.Group | None = None
+        self._gateway: execnet.Gateway | None = None
+        self._channel: execnet.Channel | None = None
+        self._sending = threading.Lock()  # execnet has none; a record must not be torn
+        self._closing = threading.Lock()
+        self._closed = False
+        self._reporter: threading.Thread | None = None
+        self._pipes: set[DataPipes] = set()
+
+    def __repr__(self) -> str:
+        """Name the target and the interpreter."""
+        version = ".".join(map(str, self.python_version)) or "not open"
+        return f"<Gateway {self.target.kind} {self.target.host} Python {version}>"
+
+    # Opening
+
+    def _open(self, timeout: float) -> None:
+        """Start the process, wait for its marker, and read what it says about itself."""
+        if self.target.kind == "ssh":
+            self._launch(self._write_ssh_settings(timeout), timeout)
+            self._read_status(timeout)
+            return
+        old: list[str] = []
+        for candidate in self.target.candidates:
+            words = shlex.split(candidate)
+            program = shutil.which(os.path.expanduser(words[0])) if words else None
+            if program is None:
+                continue
+            command = shlex.join([program, *words[1:], "-u", "-c", FIRST_STAGE, self._marker, str(self._folder)])
+            self._launch(f'{command} 2>>"$folder/stderr"', timeout)
+            version = self._read_started(program, timeout)
+            if not version:
+                return
+            old.append(version)
+        raise explain_failure(self.target, {"cause": "none", "versions": old, "login": True}, "", timeout)
+
+    def _write_ssh_settings(self, timeout: float) -> str:
+        """Write what the launcher is to do; returns the command that starts it."""
+        values = [str(os.getpid()), str(timeout), self._marker, "ask" if self.target.ask else ""]
+        values += _ssh_command(self.target, self._folder, self._marker, timeout)
+        if any("\0" in value for value in values):
+            raise ConnectError(f"{self.target}: a NUL character in the host, user or arguments", self.target.host)
+        (self._folder / "settings").write_bytes(b"".join(os.fsencode(value) + b"\0" for value in values))
+        launcher = Path(__file__).with_name("launcher.py")
+        return shlex.join([sys.executable, "-I", "-S", str(launcher), str(self._folder)])
+
+    def _launch(self, command: str, timeout: float) -> None:
+        """Have execnet run a shell command as the gateway's process; bounded by the timeout and a margin."""
+        import execnet
+
+        # A script in a file, because execnet splits its own arguments at "//" and blanks, and because the shell can
+        # note its process id for us: should Python hang before its first line, there is nothing else to kill it by.
+        script = self._folder / "run"
+        script.write_text(
+            f"folder={self._folder}\necho $$ >$folder/pid\nexec {command}\n", encoding="utf-8", errors="surrogateescape"
+        )
+        self._group = group = execnet.Group(execmodel="thread")
+        atexit.unregister(group._cleanup_atexit)  # it would hold the group for ever, and on 3.12 it fails
+        watchdog = threading.Timer(timeout + (WATCHDOG_MARGIN if self.target.kind == "ssh" else 0.0), self.kill)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            self._gateway = group.makegateway(f"popen//python=/bin/sh {script}")
+        except (OSError, EOFError) as exc:
+            _reap(exc)  # it has ended or is about to, and the watchdog is still awake
+        except BaseException as exc:
+            self.kill()
+            _reap(exc)
+            if not isinstance(exc, AssertionError):  # execnet's way to say that something else than Python answered
+                raise
+        finally:
+            watchdog.cancel()
+            self.local_pid = self._read_pid()
+
+    def _read_pid(self) -> int:
+        """The process id that the run script wrote, 0 if it never ran."""
+        try:
+            return int((self._folder / "pid").read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def _is_running(self) -> bool:
+        """Whether our process runs; execnet reaps it when it ends during the bootstrap."""
+        try:
+            os.kill(self.local_pid, 0)
+        except OSError:
+            return False
+        return self.local_pid != 0 and self._gateway is not None
+
+    def _read_status(self, timeout: float) -> None:
+        """Take what the launcher found out, or raise what it says."""
+        try:
+            status: dict[str, Any] = ast.literal_eval((self._folder / "status").read_text(encoding="ascii"))
+        except (OSError, ValueError, SyntaxError):
+            status = {"stage": "failed", "cause": "timeout"}
+        if status["stage"] != "running" or not self._is_running():
+            raise explain_failure(self.target, status, self.words(), timeout)
+        self._take(status["version"], status["pid"], status["executable"])
+
+    def _read_started(self, program: str, timeout: float) -> str:
+        """Take what a local Python wrote; returns its version if it is too old, else ""."""
+        try:
+            _, version, pid, executable = (self._folder / "started").read_text().split(" ")
+        except (OSError, ValueError):
+            raise explain_local_failure(self.target, program, self.words(), timeout) from None
+        if tuple(map(int, version.split(".")[:2])) < OLDEST_PYTHON:
+            self._terminate(0.0)
+            return version
+        if not self._is_running():
+            raise explain_local_failure(self.target, program, self.words(), timeout)
+        self._take(version, int(pid), executable.strip())
+        return ""
+
+    def _take(self, version: str, pid: int, executable: str) -> None:
+        self.python_version = tuple(map(int, version.split(".")))
+        self.far_pid = pid
+        self.python = os.fsdecode(bytes.fromhex(executable))
+        if self.target.kind == "local":
+            shutil.rmtree(self._folder, ignore_errors=True)  # our descriptor of stderr stays good
+
+    # The control stream
+
+    def start(
+        self,
+        bundle: bytes,
+        on_data: Callable[[bytes], None],
+        on_close: Callable[[str], None],
+        *,
+        timeout: float = 10.0,
+    ) -> None:
+        """Run the keeper over there.
+
+        Args:
+            bundle: Python source that makes ``easycluster.far.keeper`` importable.
+            on_data: Gets what the keeper sends, in execnet's receiver thread: it must only enqueue.
+            on_close: Gets the reason, once, when the stream has ended for any other reason than :meth:`close`; in a
+                thread of its own.
+            timeout: Seconds until the bundle has to be out of the door.
+
+        Raises:
+            ConnectionLost: If the far side is gone.
+        """
+        if self._gateway is None or self._channel is not None:
+            raise ConnectionLost("the gateway cannot be started (again)", self.target.host)
+        end = object()
+
+        def receive(item: object) -> None:
+            if item is end:
+                self._end_seen(on_close)
+            elif isinstance(item, bytes):
+                on_data(item)
+
+        watchdog = threading.Timer(timeout, self.kill)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            self._channel = self._gateway.remote_exec(KEEPER)
+            self._channel.send(bundle)
+            self._channel.setcallback(receive, endmarker=end)
+        except (OSError, EOFError) as exc:
+            raise self._lost() from exc
+        finally:
+            watchdog.cancel()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes to the keeper, which gets them whole and in order; any thread may call this.
+
+        Raises:
+            ConnectionLost: If the far side is gone or the gateway is closed.
+        """
+        channel = self._channel
+        if channel is None or self._closed:
+            raise ConnectionLost("the gateway is closed", self.target.host)
+        try:
+            with self._sending:
+                channel.send(data)
+        except (OSError, EOFError) as exc:
+            raise self._lost() from exc
+
+    def _lost(self) -> ConnectionLost:
+        """The error for a stream that broke."""
+        return ConnectionLost(self._why(0.5), self.target.host, last_output=self.words()[-2048:])
+
+    def _end_seen(self, on_close: Callable[[str], None]) -> None:
+        """Called by the receiver thread at the end of the stream; finding out why takes time it does not have."""
+        if self._closed:
+            return
+
+        def report() -> None:
+            reason = self._why(0.5)
+            if not self._closed:
+                on_close(reason)
+
+        self._reporter = threading.Thread(target=report, name=f"easycluster-end-{self.target.host}", daemon=True)
+        self._reporter.start()
+
+    def _why(self, timeout: float) -> str:
+        """Why the stream ended, waiting a little for those who know."""
+        end = time.monotonic() + timeout
+        channel = self._channel
+        if channel is not None:
+            try:
+                channel.waitclose(timeout)
+            except channel.RemoteError as exc:
+                return f"the keeper failed: {str(exc).strip()}"
+            except (OSError, EOFError, TypeError):
+                pass
+        while True:
+            how = self._how_it_ended()
+            if how is not None or time.monotonic() > end:
+                return explain_end(self.target, how, self.words())
+            time.sleep(0.005)
+
+    def _how_it_ended(self) -> int | None:
+        """Exit code of ssh or of the local far side (negative for a signal), None while unknown."""
+        if self.target.kind == "ssh":
+            try:
+                status = ast.literal_eval((self._folder / "status").read_text(encoding="ascii"))
+            except (OSError, ValueError, SyntaxError):
+                return None
+            code = status.get("exit")
+            return code if isinstance(code, int) else None
+        try:
+            ended = os.waitid(os.P_PID, self.local_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except (ChildProcessError, AttributeError):
+            return None
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    # Data pipes
+
+    def open_data(self, command_path: str, marker: bytes, *, timeout: float = 5.0) -> DataPipes:
+        """Open raw pipes to whoever listens at a unix socket over there.
+
+        The listener accepts one connection, receives one byte ``b"x"`` with two descriptors (what it is to read, what
+        it is to write; SCM_RIGHTS), writes the marker first, and keeps the connection open for as long as it wants
+        the pipes.
+
+        Args:
+            command_path: Path of the unix socket on the far side.
+            marker: What the listener writes first; everything before it is dropped.
+            timeout: Seconds until the marker has to be there.
+
+        Returns:
+            The pipes; whoever asked closes them, :meth:`close` closes those that are left.
+
+        Raises:
+            ConnectError: If they cannot be had (sshd allows no second session, no such socket, no marker in time); the
+                gateway itself is as good as before.
+        """
+        if self._closed or not self.python_version:
+            raise ConnectError(f"{self.target}: the gateway is closed", self.target.host)
+        if self.target.kind == "local":
+            pipes = open_local_pipes(self.target.host, command_path)
+        else:
+            master = str(self._folder / "master")
+            pipes = open_ssh_pipes(self.target.host, self.target.ssh, master, self.python, command_path)
+        try:
+            pipes.skip_noise(marker, timeout)
+        except BaseException:
+            pipes.close()
+            raise
+        self._adopt(pipes)
+        return pipes
+
+    def _adopt(self, pipes: DataPipes) -> None:
+        """Remember pipes that close() has to close."""
+        with self._closing:
+            if self._closed:
+                pipes.close()
+                raise ConnectError(f"{self.target}: the gateway is closed", self.target.host)
+            self._pipes = {known for known in self._pipes if not known.closed} | {pipes}
+
+    # The end
+
+    def words(self) -> str:
+        """The last 4 KiB of what ssh, or the local far side, wrote to its standard error."""
+        if self._words < 0:
+            return ""
+        size = os.fstat(self._words).st_size
+        return os.pread(self._words, 4096, max(0, size - 4096)).decode("utf-8", "replace")
+
+    def kill(self) -> None:
+        """Kill the local process and ssh, now; the far side then meets an end of file.  :meth:`close` is still due."""
+        pid = self.local_pid or (0 if self._closed else self._read_pid())
+        if not pid:
+            return
+        with contextlib.suppress(OSError):
+            if self.target.ask:
+                os.kill(pid, signal.SIGTERM)  # shares our process group; it kills ssh itself
+                return
+            try:
+                os.killpg(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                os.kill(pid, signal.SIGKILL)  # it has not got round to its own group yet
+
+    def close(self, timeout: float = 2.0) -> None:
+        """End the session and leave nothing behind: no process, thread, descriptor or file; a second call does nothing.
+
+        Args:
+            timeout: Seconds for the far side to end by itself before the local process is killed.
+        """
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            for pipes in self._pipes:
+                pipes.close()
+            self._terminate(timeout)
+            shutil.rmtree(self._folder, ignore_errors=True)
+        reporter = self._reporter
+        if reporter is not None and reporter is not threading.current_thread():
+            reporter.join(1.0)
+        words, self._words = self._words, -1
+        os.close(words)
+
+    def _terminate(self, timeout: float) -> None:
+        """End the execnet gateway; a send that blocks is broken by the kill."""
+        group = self._group
+        if group is None:
+            return
+        if timeout <= 0:
+            self.kill()
+        thread = threading.Thread(target=group.terminate, args=(timeout + 1.0,), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no new threads at interpreter shutdown
+            self.kill()
+            return
+        thread.join(max(timeout, 0.0))
+        if thread.is_alive():
+            self.kill()
+            thread.join(1.0)
+        self._group = self._gateway = self._channel = None
+        self.local_pid = 0
+
+
+def _make_folder() -> Path:
+    """A private folder with a path that is short enough for ssh's socket and plain enough for execnet."""
+    for parent in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"):
+        parent = os.path.normpath(parent)
+        if (
+            re.fullmatch(r"/[\w./-]*", parent)
+            and len(parent) <= LONGEST_FOLDER - 12
+            and os.access(parent, os.W_OK | os.X_OK)
+        ):
+            return Path(tempfile.mkdtemp(prefix="ec-", dir=parent))
+    return Path(tempfile.mkdtemp(prefix="ec-"))
+
+
+def _reap(exc: BaseException) -> None:
+    """Wait for the process of a gateway that execnet did not finish making; it leaves that to the garbage collector."""
+    traceback = exc.__traceback__
+    while traceback is not None:
+        io = traceback.tb_frame.f_locals.get("io")
+        if io is not None and hasattr(io, "wait"):
+            for end in (io.close_write, io.close_read):
+                with contextlib.suppress(OSError):
+                    end()
+            io.wait()
+            return
+        traceback = traceback.tb_next
+
+
+def _ssh_command(target: GatewayTarget, folder: Path, marker: str, timeout: float) -> list[str]:
+    """The whole ssh command line.
+
+    ssh takes the first value it meets, so what must be ours comes first, then the caller's arguments, then our
+    defaults, then the user's configuration.
+    """
+    if target.host.startswith("-") or (target.user or "").startswith("-"):
+        raise ConnectError(
+            f"{target.host!r}: a host or user that begins with '-' would be an option of ssh", target.host
+        )
+    options = ["ControlMaster=yes", f"ControlPath={folder / 'master'}", "ControlPersist=no", "RequestTTY=no"]
+    if not target.ask:
+        options.append("BatchMode=yes")
+    defaults = [
+        # Some of the time is for what comes after the login.
+        f"ConnectTimeout={max(1, int(timeout * 0.8))}",
+        "ServerAliveInterval=5",
+        "ServerAliveCountMax=3",
+        "ForwardAgent=no",
+        "ForwardX11=no",
+        "ClearAllForwardings=yes",
+        "PermitLocalCommand=no",
+        "LogLevel=ERROR",
+    ]
+    command = [target.ssh, "-T"]
+    for option in options:
+        command += ["-o", option]
+    if target.compress:
+        command.append("-C")
+    if target.port is not None:
+        command += ["-p", str(target.port)]
+    if target.user:
+        command += ["-l", target.user]
+    command += target.extra_args
+    for option in defaults:
+        command += ["-o", option]
+    return [*command, "--", target.host, _far_command(target.candidates, marker)]
+
+
+def _far_command(candidates: tuple[str, ...], marker: str) -> str:
+    """The command for the login shell over there, whichever shell that is."""
+    words = ["exec", "sh", "-c", 'eval "$0"', SEARCH, marker, FIRST_STAGE]
+    for candidate in candidates:
+        parts = [_shell_word(word) for word in shlex.split(candidate)]
+        words += [parts[0], " ".join(parts)]
+    return " ".join(words[:3] + [shlex.quote(word) for word in words[3:]])
+
+
+def _shell_word(word: str) -> str:
+    """Quote a word for sh, but let a leading ``~/`` mean the home directory over there."""
+    if word.startswith("~/"):
+        return "~/" + shlex.quote(word[2:])
+    return shlex.quote(word)

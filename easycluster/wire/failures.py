@@ -4,6 +4,7 @@ A :data:`Failure` is a dictionary of builtin values::
 
     "nodes"   list of exceptions as dictionaries, the raised one first; cause, context, group members and exceptions
               among the arguments are numbers of nodes, so that cycles and shared exceptions stay what they are
+    "host"    what the far side calls itself
     "text"    the traceback as the far side's Python prints it, a list of strings as from traceback.format_exception
 
 An exception is taken apart without asking it: the arguments, the members that C code and ``__slots__`` keep
@@ -95,6 +96,7 @@ def describe(
     *,
     dumps: Callable[[Any], bytes] = pickle.dumps,
     skip_frames: Callable[[FrameType], bool] = tracebacks.is_ours,
+    host: str = "",
 ) -> Failure:
     """Take an exception apart into builtin values.
 
@@ -104,11 +106,13 @@ def describe(
         exc: Any exception, raised or not.
         dumps: Pickles one argument or attribute; may raise anything.
         skip_frames: Frames at the beginning of each traceback for which this is true are left out.
+        host: What this side calls itself; :func:`rebuild` uses it if it knows no better label.
     """
     failure: Optional[Failure] = _try(None, _Description(dumps, skip_frames).take, exc)
     if failure is None:
         node = _bare_node(exc)
         failure = {"nodes": [node], "text": _plain_lines(node)}
+    failure["host"] = host
     return failure
 
 
@@ -123,9 +127,9 @@ def rebuild(failure: Failure, *, loads: Callable[[bytes], Any] = pickle.loads, h
     Args:
         failure: From :func:`describe`, possibly by another Python version.
         loads: Reads what its ``dumps`` wrote; may raise any ``Exception``.
-        host: Label for the file names in the traceback.
+        host: Label for the file names in the traceback; ``""`` takes what the failure says.
     """
-    return _Rebuilding(failure, loads, host).run()
+    return _Rebuilding(failure, loads, host or failure["host"]).run()
 
 
 def text(failure: Failure) -> List[str]:
@@ -153,7 +157,7 @@ class _Description:
         nodes: List[Node] = []
         while len(nodes) < len(self.met):
             each = self.met[len(nodes)]
-            nodes.append(_try(None, self.node, each) or _bare_node(each))
+            nodes.append({**_bare_node(each), **self.frames(each), **_try({}, self.state, each)})
         return {"nodes": nodes, "text": self.lines(exc, nodes[0])}
 
     def number(self, exc: Optional[BaseException]) -> Optional[int]:
@@ -165,24 +169,27 @@ class _Description:
             self.met.append(exc)
         return number
 
-    def node(self, exc: BaseException) -> Node:
-        node = _bare_node(exc)
+    def frames(self, exc: BaseException) -> Node:
+        return {"frames": _try((), tracebacks.take_traceback, _get(exc, "__traceback__"), self.skip_frames)}
+
+    def state(self, exc: BaseException) -> Node:
+        """Return what is not in :func:`_bare_node`."""
+        node: Node = {}
+        members = dict(_members(exc))
         args = _get(exc, "args")
         own = dict(_get(exc, "__dict__"))
         group = _group_class()
-        if group is not None and isinstance(exc, group):
-            numbers = [self.number(each) for each in exc.exceptions]
-            members = [each for each in numbers if each is not None]
-            node["group"] = (str(exc.message), members)
-            if len(members) < len(numbers):
-                node["notes"] += (f"{len(numbers) - len(members)} more exceptions of this group were left out",)
-            # The package for Python 3.10 and older keeps them here.
-            own.pop("_message", None)
-            own.pop("_exceptions", None)
+        if group is not None and issubclass(type(exc), group):
+            # The package for Python 3.10 and older has no members in C.
+            message = members.pop("message", args[0])
+            numbers = [self.number(each) for each in members.pop("exceptions", own.pop("_exceptions", ()))]
+            kept = [each for each in numbers if each is not None]
+            node["group"] = (str(message), kept)
+            node["left_out"] = len(numbers) - len(kept)
             args = ()
         node["args"] = [self.value(each) for each in args]
         node["args_repr"] = _repr(args)
-        node["members"] = [(name, self.value(value)) for name, value in _members(exc)]
+        node["members"] = [(name, self.value(value)) for name, value in members.items()]
         node["dict"] = [(name, self.value(own[name])) for name in own if type(name) is str and name != "__notes__"]
         values = [*node["args"], *(value for _, value in node["members"] + node["dict"])]
         if any(value[0] == "lost" for value in values) and _reduces_itself(type(exc)):
@@ -191,7 +198,6 @@ class _Description:
         node["suppress"] = bool(_get(exc, "__suppress_context__"))
         node["cause"] = self.number(_get(exc, "__cause__"))
         node["context"] = self.number(_get(exc, "__context__"))
-        node["frames"] = _try((), tracebacks.take_traceback, _get(exc, "__traceback__"), self.skip_frames)
         return node
 
     def value(self, value: Any) -> Value:
@@ -204,7 +210,8 @@ class _Description:
         if type(value) in _SCALARS:
             is_small = not isinstance(value, (str, bytes)) or len(value) <= MAX_VALUE
             return ("=", value) if is_small else _lost(value)
-        if isinstance(value, BaseException):
+        # Not isinstance(): that asks the value for its __class__.
+        if issubclass(type(value), BaseException):
             number = self.number(value)
             return ("node", number) if number is not None else _lost(value)
         data = _try(None, self.dumps, value)
@@ -310,8 +317,11 @@ class _Rebuilding:
         self.being_made.discard(number)
         self.made[number] = exc
         self.unjoined.append(number)
-        if node["notes"]:
-            _get(exc, "__dict__")["__notes__"] = list(node["notes"])
+        notes = list(node["notes"])
+        if node.get("left_out"):
+            notes.append(f"{node['left_out']} more exceptions of this group were left out")
+        if notes:
+            _get(exc, "__dict__")["__notes__"] = notes
         _set(exc, "__traceback__", tracebacks.make_traceback(node["frames"], self.host))
         return exc
 

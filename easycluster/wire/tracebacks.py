@@ -74,6 +74,8 @@ def take_traceback(tb: Optional[TracebackType], skip: Callable[[FrameType], bool
     start = 0
     while start < len(tracebacks) - 1 and skip(tracebacks[start].tb_frame):
         start += 1
+    for filename in {each.tb_frame.f_code.co_filename for each in tracebacks[start:]}:
+        linecache.checkcache(filename)
     entries: List[Entry] = []
     # One entry object a place: the pickle of a deep recursion then holds its source once.
     known: Dict[Tuple[int, int, int], Entry] = {}
@@ -91,7 +93,7 @@ def make_traceback(entries: Sequence[Entry], host: str) -> Optional[TracebackTyp
 
     Args:
         entries: From :func:`take_traceback`.
-        host: Label of the host where they ran; ``""`` leaves the file names alone.
+        host: Label of the host where they ran; ``""`` leaves the file names alone, and what is known of the files.
     """
     tb: Optional[TracebackType] = None
     made: Dict[int, Tuple[FrameType, int, int]] = {}
@@ -182,8 +184,9 @@ def _note(text: str) -> Entry:
 def _make_frame(entry: Entry, host: str) -> Tuple[FrameType, int, int]:
     """Return a frame, the offset of an instruction in it, and the line number, for a place on another machine."""
     filename, line, name, first, source, end_line, column, end_column, module, hidden = entry
-    filename = f"{host}:{filename}" if host else filename
-    _register_source(filename, first, source)
+    if host:
+        filename = f"{host}:{filename}"
+        _register_source(filename, first, source)
     line, first = _as_line(line), _as_line(first)
     tree = ast.parse("def function():\n yield")
     # Python 3.11 and newer mark the failing part of a line by the columns of the instruction.

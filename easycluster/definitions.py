@@ -131,9 +131,5 @@ def _is_under(path: str, root: str) -> bool:
 def _not_the_users() -> tuple[str, ...]:
     """Directories of Python itself and of what is installed."""
     paths = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
-    paths += [
-        *site.getsitepackages(),
-        site.getusersitepackages(),
-        os.path.dirname(os.path.dirname(__file__)) + "/easycluster",
-    ]
+    paths += [*site.getsitepackages(), site.getusersitepackages()]
     return tuple(sorted({os.path.realpath(path) for path in paths if path}))

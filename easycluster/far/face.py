@@ -10,7 +10,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, List
 
+from easycluster.version import VERSION as VERSION
+
 if TYPE_CHECKING:
+    from easycluster.errors import RemoteException
+    from easycluster.far.modules import define_common, definitions_module
+    from easycluster.far.namespace import exec_return, get_global, set_global
     from easycluster.objects.exports import ServerObject, callback, make_server_class, make_singleton
     from easycluster.objects.proxies import (
         DefaultRemoteProxy,
@@ -19,10 +24,6 @@ if TYPE_CHECKING:
         RemoteProxy,
         SelfIterProxy,
     )
-
-    from easycluster.errors import RemoteException
-    from easycluster.far.modules import define_common, definitions_module
-    from easycluster.far.namespace import exec_return, get_global, set_global
 
 __all__ = [
     "DefaultRemoteProxy",
@@ -41,8 +42,6 @@ __all__ = [
     "make_singleton",
     "set_global",
 ]
-
-VERSION = "1.0.0.dev0"
 
 # Name to the module that has it; "" for a module of its own name.
 _HOMES = {

@@ -100,7 +100,8 @@ class ControllerFinder:
         if name in self._found:
             return self._found[name]
         parent = name.rpartition(".")[0]
-        if parent and self._found.get(parent) is None:
+        # Only a package that the controller sent has no directory here.
+        if parent and getattr(sys.modules.get(parent), "__path__", None) != []:
             return None
         if name.partition(".")[0] == "easycluster" or getattr(self._asking, "name", None) is not None:
             return None

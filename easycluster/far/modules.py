@@ -23,7 +23,7 @@ import sys
 import textwrap
 import threading
 from types import CodeType, ModuleType
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple, Union
 
 __all__ = [
     "DEFAULT_MODULE",
@@ -105,7 +105,7 @@ def compile_source(source: str, filename: str, mode: str = "exec") -> CodeType:
         SyntaxError: With the line it is about, whatever file of that name the disk holds.
     """
     if mode == "eval":
-        source = source.lstrip(" \t")
+        source = source.strip()
     elif _is_indented(source):
         source = textwrap.dedent(source)
     remember_source(filename, source)
@@ -127,14 +127,17 @@ def _is_indented(source: str) -> bool:
 
 
 def _show_line(exc: SyntaxError, source: str) -> None:
-    """Set the text of a SyntaxError: the compiler itself looks for some of them in a file."""
+    """Set the text of a SyntaxError: for some of them the compiler looks in a file, and finds nothing.
+
+    The arguments get it as well, and the place if they lack it: they are what crosses the wire.
+    """
     lines = source.splitlines()
     if exc.lineno is None or not 0 < exc.lineno <= len(lines):
         return
     exc.text = lines[exc.lineno - 1]
-    if len(exc.args) == 2 and isinstance(exc.args[1], tuple) and len(exc.args[1]) >= 4:
-        message, place = exc.args
-        exc.args = (message, (*place[:3], exc.text, *place[4:]))
+    place = exc.args[1] if len(exc.args) == 2 else (exc.filename, exc.lineno, exc.offset, None)
+    if isinstance(place, tuple) and len(place) >= 4:
+        exc.args = (exc.msg, (*place[:3], exc.text, *place[4:]))
 
 
 class Definitions:
@@ -156,8 +159,9 @@ class Definitions:
         self.keep_source = keep_source
         self.blocks: List[Block] = []
         self.applied = 0
-        self._count = 0
         self._files: Dict[str, str] = {}
+        # What was defined and evaluated here.  Where both sides are one process, apply() leaves it be.
+        self._evaluated: Set[Block] = set()
         # Defined with local="lazy" and not evaluated yet; see __getattr__ of the module.
         self._pending: List[Block] = []
 
@@ -187,6 +191,7 @@ class Definitions:
             elif local:
                 self.evaluate_pending()
                 self._evaluate(block, code if isinstance(code, ModuleType) else None)
+                self._evaluated.add(block)
             if not block.filename.startswith("<"):
                 self._files[block.filename] = block.source
             if self.keep_source:
@@ -213,24 +218,30 @@ class Definitions:
                         f"definitions of {block.module!r} came out of order: "
                         f"block {block.position + 1} after {self.applied}"
                     )
-                self._evaluate(block, None)
+                if block not in self._evaluated:
+                    self._evaluate(block, None)
+                    done += 1
                 self.applied += 1
-                done += 1
         return done
 
     def evaluate_pending(self) -> None:
         """Evaluate here what was defined with ``local="lazy"``."""
         with _lock:
             while self._pending:
-                self._evaluate(self._pending[0], sys.modules.get(self._pending[0].target))
+                block = self._pending[0]
+                self._evaluate(block, sys.modules.get(block.target))
+                self._evaluated.add(block)
                 del self._pending[0]
             self.module.__dict__.pop("__getattr__", None)
 
     def _make_block(self, code: Code) -> Block:
         name, position = self.module.__name__, len(self.blocks)
         if isinstance(code, str):
-            self._count += 1
-            return Block(name, position, f"<{name} block {self._count}>", code)
+            number = position + 1
+            # Taken by a block that failed, or that came from the other side.
+            while f"<{name} block {number}>" in linecache.cache:
+                number += 1
+            return Block(name, position, f"<{name} block {number}>", code)
         if isinstance(code, ModuleType):
             filename, source = _module_source(code)
             return Block(name, position, filename, source, code.__name__, hasattr(code, "__path__"))

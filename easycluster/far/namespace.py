@@ -25,9 +25,11 @@ from easycluster.far.modules import (
 
 __all__ = ["Namespace", "exec_return", "get_global", "set_global"]
 
-# Texts whose code and source lines are kept.  A loop that builds a new text for every call must not
-# fill the memory of the far side; functions made by an older text only lose their source lines.
+# Texts whose code and source lines are kept, and their characters together.  A loop that builds a
+# new text for every call must not fill the far side's memory; functions that an older text made
+# only lose their source lines.
 MAX_TEXTS = 256
+MAX_TEXT_SIZE = 4 << 20
 
 
 class ExecReturn(BaseException):
@@ -69,13 +71,14 @@ class Namespace:
             raise ValueError("a namespace needs at least one definitions module")
         self._definitions: Dict[str, Definitions] = {}
         for name in modules:
-            self._definitions[name] = definitions(name, keep_source=False, make_packages=True)
+            self._definitions[name] = definitions(name, make_packages=True)
         self._scopes: List[Dict[str, Any]] = [item.module.__dict__ for item in self._definitions.values()]
         self._globals = self._scopes[0]
         self._main = modules[0]
         self._texts: Dict[Tuple[str, str], CodeType] = {}
         self._texts_lock = threading.Lock()
         self._text_count = 0
+        self._text_size = 0
 
     @property
     def module(self) -> ModuleType:
@@ -91,7 +94,7 @@ class Namespace:
         for block in blocks:
             record = self._definitions.get(block.module)
             if record is None:
-                record = definitions(block.module, keep_source=False, make_packages=True)
+                record = definitions(block.module, make_packages=True)
                 self._definitions[block.module] = record
                 self._scopes.append(record.module.__dict__)
             done += record.apply((block,))
@@ -173,8 +176,10 @@ class Namespace:
             except SyntaxError:
                 forget_source(filename)  # The error carries its line itself.
                 raise
-            while len(self._texts) >= MAX_TEXTS:
+            self._text_size += len(text)
+            while self._texts and (len(self._texts) >= MAX_TEXTS or self._text_size > MAX_TEXT_SIZE):
                 oldest = next(iter(self._texts))
+                self._text_size -= len(oldest[1])
                 forget_source(self._texts.pop(oldest).co_filename)
             self._texts[mode, text] = code
             return code
@@ -242,7 +247,8 @@ def _resolve(name: str, scopes: Sequence[Dict[str, Any]], bind: Dict[str, Any], 
         try:
             value = getattr(value, part)
         except AttributeError:
-            if not isinstance(value, ModuleType):
+            # A module with a __getattr__ of its own has said what there is to say.
+            if not isinstance(value, ModuleType) or "__getattr__" in vars(value):
                 raise
             value = _resolve_in_module(value, part, importing)
     return value

@@ -17,7 +17,7 @@ from pathlib import Path
 __all__ = ["bundle_digest", "bundle_source", "shipped_modules"]
 
 PACKAGES = ("far", "link", "objects", "wire")
-MODULES = ("errors", "stream")
+MODULES = ("errors", "stream", "version")
 FACE = "easycluster.far.face"
 
 # Runs on any Python from 3.8 on.  Everything that an import needs is imported before the finder is

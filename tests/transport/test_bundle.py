@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from support.interpreters import interpreters
+
+import easycluster.errors
+from easycluster.transport.bundle import bundle_digest, bundle_source, shipped_modules
+
+ROOT = Path(easycluster.errors.__file__).parent
+SHIPPED = shipped_modules()
+
+
+def run_far(code, python=sys.executable, path=()):
+    """Run ``code`` on a bare Python where the bundle has been run; return what it printed."""
+    text = textwrap.dedent(code)
+    program = f"import sys; sys.path[:0] = {list(map(str, path))!r}; BUNDLE = sys.stdin.buffer.read()\n{text}"
+    done = subprocess.run(
+        [python, "-I", "-S", "-c", program], input=bundle_source(), capture_output=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().splitlines()
+
+
+@pytest.fixture
+def installed_copy(tmp_path):
+    package = tmp_path / "easycluster"
+    package.mkdir()
+    (package / "__init__.py").write_text("INSTALLED = True\n")
+    (package / "old.py").write_text("")
+    return tmp_path
+
+
+def test_bundle_is_ascii_and_the_same_each_time():
+    assert bundle_source().isascii()
+    assert bundle_source() is bundle_source()
+    assert len(bundle_digest()) == 64
+
+
+def test_every_file_of_a_shipped_package_is_in_the_bundle():
+    names = {"easycluster", "easycluster.errors", "easycluster.stream", "easycluster.version"}
+    for package in ("far", "link", "objects", "wire"):
+        names.add(f"easycluster.{package}")
+        names |= {f"easycluster.{package}.{path.stem}" for path in (ROOT / package).glob("[!_]*.py")}
+    assert names - {"easycluster.far.face"} == set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_shipped_module_is_written_for_python_3_8(name):
+    _, filename, source = SHIPPED[name]
+    ast.parse(source, filename, feature_version=(3, 8))
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_shipped_module_needs_only_the_standard_library_and_shipped_modules(name):
+    needed = set()
+    for node in ast.parse(SHIPPED[name][2]).body:
+        if isinstance(node, ast.Import):
+            needed |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "shipped modules import each other by absolute names"
+            needed.add(node.module)
+    ours = {module for module in needed if module.partition(".")[0] == "easycluster"}
+    assert ours <= set(SHIPPED)
+    assert {module.partition(".")[0] for module in needed - ours} <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("version", interpreters())
+def test_every_shipped_module_imports(version):
+    lines = run_far(
+        """
+        exec(BUNDLE, globals())
+        import importlib
+        for name in TABLE:
+            importlib.import_module(name)
+            print(name)
+        from easycluster import *
+        print(ServerObject.__module__, RemoteProxy.__module__)
+        """,
+        python=interpreters()[version],
+    )
+    assert sorted(lines[:-1]) == sorted(SHIPPED)
+    assert lines[-1] == "easycluster.objects.exports easycluster.objects.proxies"
+
+
+def test_installed_copy_is_hidden(installed_copy):
+    assert run_far(
+        """
+        exec(BUNDLE, {})
+        import easycluster
+        print(hasattr(easycluster, "INSTALLED"), easycluster.__file__)
+        """,
+        path=[installed_copy],
+    ) == ["False <easycluster>/far/face.py"]
+
+
+def test_installed_copy_is_hidden_even_if_it_was_imported_before(installed_copy):
+    assert run_far(
+        """
+        import easycluster.old
+        exec(BUNDLE, {})
+        import easycluster
+        print(hasattr(easycluster, "INSTALLED"), "easycluster.old" in sys.modules)
+        """,
+        path=[installed_copy],
+    ) == ["False False"]
+
+
+def test_submodule_of_an_installed_copy_is_not_found(installed_copy):
+    assert run_far(
+        """
+        exec(BUNDLE, {})
+        try:
+            import easycluster.old
+        except ModuleNotFoundError as exc:
+            print(exc)
+        """,
+        path=[installed_copy],
+    ) == ["No module named 'easycluster.old'"]
+
+
+def test_running_it_twice_keeps_what_is_imported():
+    assert run_far(
+        """
+        exec(BUNDLE, {})
+        import easycluster
+        exec(BUNDLE, {})
+        print(sys.modules["easycluster"] is easycluster, len([f for f in sys.meta_path if hasattr(f, "digest")]))
+        """
+    ) == ["True 1"]
+
+
+@pytest.mark.parametrize("version", interpreters())
+def test_tracebacks_and_inspect_show_shipped_source(version):
+    lines = run_far(
+        """
+        exec(BUNDLE, {})
+        import inspect, traceback
+        from easycluster.far import modules
+        print(inspect.getsource(modules.Block).splitlines()[0])
+        try:
+            modules.definitions("no.such.place")
+        except ImportError as exc:
+            print(*traceback.format_exc().splitlines(), sep="\\n")
+        """,
+        python=interpreters()[version],
+    )
+    assert lines[0] == "class Block(NamedTuple):"
+    frames = [i for i, line in enumerate(lines) if line.startswith('  File "<easycluster>/far/modules.py", line ')]
+    assert "importlib.import_module(parent)" in lines[frames[0] + 1]
+
+
+def test_only_what_is_imported_is_compiled():
+    lines = run_far("exec(BUNDLE, {}); import easycluster; print(*sorted(m for m in sys.modules if 'easycl' in m))")
+    assert lines == ["easycluster easycluster.version"]
+
+
+def test_a_process_that_runs_no_user_code_loads_no_proxies():
+    lines = run_far("exec(BUNDLE, {}); import easycluster.errors; print('easycluster.objects' in sys.modules)")
+    assert lines == ["False"]

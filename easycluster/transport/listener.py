@@ -181,7 +181,7 @@ class Listener:
         watcher: Who is told.
         allow: Who may connect; empty means everybody.
         limits: How much to take on.
-        extra: Goes into the packet that starts a keeper.
+        settings: What every keeper is told besides, as ``limits`` of its first packet.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Listener:
         *,
         allow: Sequence[Network] = (),
         limits: Limits = Limits(),
-        extra: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         self._sockets = list(sockets)
         self._find_key = find_key
@@ -201,7 +201,7 @@ class Listener:
         self._watcher = watcher
         self._allow = list(allow)
         self._limits = limits
-        self._extra = extra or {}
+        self._settings = settings or {}
         self._selector = selectors.DefaultSelector()
         # In order of arrival, so the first is the oldest.
         self._pending: dict[socket.socket, _Pending] = {}
@@ -405,7 +405,7 @@ class Listener:
             return
         keeper.settimeout(_KEEPER_TIMEOUT)
         session = Session(pending.peer, name[0].decode("ascii", "replace"), time.time(), keeper, name[1])
-        if not self._hand_over(pending, session, {"kind": "control", "limits": {}, **self._extra}):
+        if not self._hand_over(pending, session, {"kind": "control", "limits": self._settings}):
             keeper.close()
             return
         self._sessions[name] = session

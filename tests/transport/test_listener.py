@@ -15,59 +15,13 @@ import threading
 import time
 
 import pytest
+from support.keepers import KEY, SOON, TOKEN, Keepers, is_closed, shake_hands
 
 from easycluster.errors import AuthenticationError, ConnectError, EasyClusterError
-from easycluster.far import fdpass
 from easycluster.transport.listener import Limits, Listener, open_sockets, parse_allow
 from easycluster.wire.auth import CONTROL, DATA, VERSION, ClientHandshake
 
-KEY = bytes(range(32))
-TOKEN = b"t" * 16
-
-# How long anything that must happen may take.
-SOON = 10.0
-
 pytestmark = pytest.mark.skipif(not hasattr(socket.socket, "sendmsg"), reason="passing sockets needs sendmsg")
-
-
-class Keepers:
-    """A spawner whose keepers are sockets in the test's hands."""
-
-    def __init__(self):
-        self.spawned = queue.Queue()
-        self.trouble = None
-
-    def spawn(self):
-        if self.trouble:
-            raise self.trouble
-        ours, keepers = socket.socketpair()
-        self.spawned.put(Keeper(keepers))
-        return ours
-
-    def close(self):
-        while not self.spawned.empty():
-            self.spawned.get().close()
-
-
-class Keeper:
-    """The keeper's end: what it was given."""
-
-    def __init__(self, sock):
-        sock.settimeout(SOON)
-        self.sock = sock
-
-    def take(self):
-        """Return the next packet and the connection that came with it."""
-        packet, (fd,) = fdpass.recv_packet(self.sock)
-        connection = socket.socket(fileno=fd)
-        connection.settimeout(SOON)
-        return packet, connection
-
-    def send(self, packet):
-        fdpass.send_packet(self.sock, packet)
-
-    def close(self):
-        self.sock.close()
 
 
 class Seen:
@@ -139,26 +93,6 @@ def running():
 @pytest.fixture
 def listener(running):
     return running()
-
-
-def shake_hands(sock, role=CONTROL, token=TOKEN, key=KEY, key_id=b""):
-    """Prove the key on a connection and return its session keys."""
-    handshake = ClientHandshake(key, role, token, key_id, host="lab1")
-    sock.sendall(handshake.start())
-    while not handshake.done:
-        data = sock.recv(handshake.needed)
-        if not data:
-            handshake.receive_eof()
-        sock.sendall(handshake.receive(data))
-    return handshake.keys
-
-
-def is_closed(sock):
-    """Wait until the peer closes and tell whether it said nothing before."""
-    try:
-        return sock.recv(1) == b""
-    except ConnectionResetError:
-        return True
 
 
 # ---- clients
@@ -331,14 +265,14 @@ def test_a_keeper_that_cannot_be_had_is_told_to_client_and_watcher(listener, tro
         shake_hands(sock)
 
 
-def test_extra_settings_travel_to_the_keeper(running):
-    listener = running(extra={"verbosity": 2})
+def test_settings_travel_to_the_keeper(running):
+    listener = running(settings={"report": True})
     with listener.connect() as sock:
         shake_hands(sock)
         with contextlib.closing(listener.keeper()) as keeper:
             packet, connection = keeper.take()
             connection.close()
-            assert packet["verbosity"] == 2
+            assert packet["limits"] == {"report": True}
 
 
 # ---- strangers

@@ -416,6 +416,53 @@ print('untouched')
     assert process.returncode == 0
 
 
+OUT_OF_FILES = """
+import resource, sys
+from easycluster.transport.listener import Listener, open_sockets
+hoard = []
+class Spawner:
+    def spawn(self):
+        raise OSError('not in this test')
+class Watcher:
+    def failed(self, text):
+        print(text, flush=True)
+        while hoard:
+            hoard.pop().close()
+        if 'not in this test' in text:
+            listener.stop()
+    connected = disconnected = requested = refused = None
+listener = Listener(open_sockets('127.0.0.1', 0), {b'': bytes(range(32))}.get, Spawner(), Watcher())
+print(listener.addresses[0][1], flush=True)
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+while sys.argv[1] == 'hoard':
+    try:
+        hoard.append(open('/dev/null'))
+    except OSError:
+        break
+listener.run()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file limits are POSIX")
+@pytest.mark.parametrize(
+    ("who", "strangers", "said"),
+    [("strangers", 30, []), ("hoard", 0, ["cannot accept connections: Too many open files; trying again"])],
+)
+def test_running_out_of_files_delays_a_client_and_shuts_nobody_out(who, strangers, said):
+    words = [sys.executable, "-c", OUT_OF_FILES, who]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process, contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", int(process.stdout.readline()))
+        for _ in range(strangers):
+            stack.enter_context(socket.create_connection(address, SOON))
+        client = stack.enter_context(socket.create_connection(address, SOON))
+        with pytest.raises(ConnectError, match="accepted the key but could not start a session"):
+            shake_hands(client)
+        lines = process.stdout.read().splitlines()
+    assert lines[:-1] == said
+    assert lines[-1].startswith("cannot start a session for 127.0.0.1:")
+    assert process.returncode == 0
+
+
 # ---- where it listens, and whom it lets in
 
 

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from easycluster.errors import KeyFileError
 from easycluster.keys import KEY_SIZE
-from easycluster.spec import DEFAULT_PORT
-from easycluster.transport.listener import Limits, Listener, Session, Spawner, open_sockets, parse_allow
+from easycluster.transport.listener import DEFAULT_PORT, Limits, Listener, Session, Spawner, open_sockets, parse_allow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

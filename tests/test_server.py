@@ -12,11 +12,11 @@ import sys
 import threading
 
 import pytest
+from support.keepers import KEY, SOON, Keepers, is_closed, shake_hands
 
 from easycluster import server as server_module
 from easycluster.errors import KeyFileError
 from easycluster.server import QuietServer, Server, run_server, stop_server
-from support.keepers import KEY, SOON, Keepers, is_closed, shake_hands
 
 
 class Reporting(Server):

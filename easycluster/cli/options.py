@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from easycluster.spec import DEFAULT_PORT
-from easycluster.version import VERSION
-
 from easycluster.keys import add_key_options
+from easycluster.transport.listener import DEFAULT_PORT
+from easycluster.version import VERSION
 
 __all__ = ["make_parser"]
 

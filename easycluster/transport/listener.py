@@ -34,9 +34,12 @@ from easycluster.wire.auth import CONTROL, ServerHandshake, Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Limits", "Listener", "Session", "Spawner", "Watcher", "open_sockets", "parse_allow"]
+__all__ = ["DEFAULT_PORT", "Limits", "Listener", "Session", "Spawner", "Watcher", "open_sockets", "parse_allow"]
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# The port of EasyCluster since its first release.
+DEFAULT_PORT = 11999
 
 # Clients that all start at once must not run into SYN retries (1 s each).
 _BACKLOG = 128

@@ -1,0 +1,1 @@
+"""What crosses the wire, without I/O: bytes in, values out, and back.  This package is shipped."""

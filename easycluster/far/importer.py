@@ -16,11 +16,15 @@ from easycluster.far.modules import compile_source
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
 
-__all__ = ["ControllerFinder", "Fetch"]
+__all__ = ["ControllerFinder", "Fetch", "NotNow"]
 
 # (is it a package, the path of its file on the controller, its source); None if it has no such module.
 Found = Optional[Tuple[bool, str, str]]
 Fetch = Callable[[str], Found]
+
+
+class NotNow(Exception):
+    """Raised by ``fetch`` where the controller cannot be asked now; a later import asks again."""
 
 
 class ControllerFinder:
@@ -30,7 +34,8 @@ class ControllerFinder:
     name once: an optional import inside a library of the far side costs nothing the second time.
 
     Args:
-        fetch: Asks the controller for a module.  What it raises fails the import, as an ImportError.
+        fetch: Asks the controller for a module.  :class:`NotNow` stands for "not found, this time";
+            anything else that it raises fails the import, as an ImportError.
     """
 
     def __init__(self, fetch: Fetch) -> None:
@@ -108,6 +113,8 @@ class ControllerFinder:
         self._asking.name = name
         try:
             found = self._fetch(name)
+        except NotNow:
+            return None
         except ImportError:
             raise
         except Exception as exc:

@@ -7,7 +7,7 @@ import traceback
 
 import pytest
 
-from easycluster.far.importer import ControllerFinder
+from easycluster.far.importer import ControllerFinder, NotNow
 
 MODULES = {
     "ctl_tools": (
@@ -33,6 +33,8 @@ class Controller:
         self.asked.append(name)
         if name == "ctl_lost":
             raise OSError("the link is gone")
+        if name == "ctl_busy":
+            raise NotNow
         if name == "ctl_native":
             raise ImportError("the controller has it as ctl_native.so")
         return MODULES.get(name)
@@ -90,6 +92,13 @@ def test_forgotten_name_is_asked_for_again(controller):
             importlib.import_module("ctl_nothing")
         controller.finder.forget()
     assert controller.asked == ["ctl_nothing"] * 2
+
+
+def test_name_that_could_not_be_asked_for_is_asked_for_again(controller):
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match=r"^No module named 'ctl_busy'$"):
+            importlib.import_module("ctl_busy")
+    assert controller.asked == ["ctl_busy"] * 2
 
 
 def test_what_the_controller_says_reaches_the_importer(controller):

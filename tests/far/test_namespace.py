@@ -382,7 +382,7 @@ assert ns.get_global("Port").__module__ == MAIN
 assert ns.get_global("count")() == 2
 assert ns.get_global("os.path.join")("a", "b") == "a/b"
 assert ns.get_global("xml.etree.ElementTree.fromstring")("<a/>").tag == "a"
-assert ns.eval("gpu_code.__name__") == "gpu_code"
+assert ns.get_global("gpu_code.fail") is ns.get_global("fail")
 assert ns.execblock("""
     def f():
         try:

@@ -10,18 +10,22 @@ import pytest
 from support.interpreters import interpreters
 
 import easycluster.errors
-from easycluster.transport.bundle import bundle_digest, bundle_source, shipped_modules
+from easycluster.transport.bundle import bundle_source, shipped_modules
 
 ROOT = Path(easycluster.errors.__file__).parent
 SHIPPED = shipped_modules()
 
 
-def run_far(code, python=sys.executable, path=()):
+def run_far(code, python=sys.executable, path=(), with_code=False):
     """Run ``code`` on a bare Python where the bundle has been run; return what it printed."""
     text = textwrap.dedent(code)
     program = f"import sys; sys.path[:0] = {list(map(str, path))!r}; BUNDLE = sys.stdin.buffer.read()\n{text}"
     done = subprocess.run(
-        [python, "-I", "-S", "-c", program], input=bundle_source(), capture_output=True, timeout=50, check=False
+        [python, "-I", "-S", "-c", program],
+        input=bundle_source(with_code),
+        capture_output=True,
+        timeout=50,
+        check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode().splitlines()
@@ -39,7 +43,7 @@ def installed_copy(tmp_path):
 def test_bundle_is_ascii_and_the_same_each_time():
     assert bundle_source().isascii()
     assert bundle_source() is bundle_source()
-    assert len(bundle_digest()) == 64
+    assert bundle_source(with_code=True).isascii()
 
 
 def test_every_file_of_a_shipped_package_is_in_the_bundle():
@@ -135,8 +139,9 @@ def test_running_it_twice_keeps_what_is_imported():
     ) == ["True 1"]
 
 
+@pytest.mark.parametrize("with_code", [False, True])
 @pytest.mark.parametrize("version", interpreters())
-def test_tracebacks_and_inspect_show_shipped_source(version):
+def test_tracebacks_and_inspect_show_shipped_source(version, with_code):
     lines = run_far(
         """
         exec(BUNDLE, {})
@@ -149,6 +154,7 @@ def test_tracebacks_and_inspect_show_shipped_source(version):
             print(*traceback.format_exc().splitlines(), sep="\\n")
         """,
         python=interpreters()[version],
+        with_code=with_code,
     )
     assert lines[0] == "class Block(NamedTuple):"
     frames = [i for i, line in enumerate(lines) if line.startswith('  File "<easycluster>/far/modules.py", line ')]
@@ -163,3 +169,21 @@ def test_only_what_is_imported_is_compiled():
 def test_a_process_that_runs_no_user_code_loads_no_proxies():
     lines = run_far("exec(BUNDLE, {}); import easycluster.errors; print('easycluster.objects' in sys.modules)")
     assert lines == ["False"]
+
+
+CODE_IS_USED = """
+    exec(BUNDLE, {})
+    print(len(sys.meta_path[0].code) == len(sys.meta_path[0].table))
+    import easycluster.far.modules
+    print(easycluster.far.modules.compile_source.__code__.co_filename)
+    """
+
+
+def test_code_for_our_own_version_is_used():
+    assert run_far(CODE_IS_USED, with_code=True) == ["True", "<easycluster>/far/modules.py"]
+
+
+@pytest.mark.parametrize("version", [v for v, path in interpreters().items() if path != sys.executable])
+def test_code_for_another_version_is_passed_over(version):
+    lines = run_far(CODE_IS_USED, python=interpreters()[version], with_code=True)
+    assert lines == ["False", "<easycluster>/far/modules.py"]

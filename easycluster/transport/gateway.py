@@ -147,6 +147,7 @@ class Gateway:
         self._sending = threading.Lock()  # execnet has none; a record must not be torn
         self._closing = threading.Lock()
         self._closed = False
+        self._heard = False  # whether the keeper has sent anything
         self._reporter: threading.Thread | None = None
         self._pipes: set[DataPipes] = set()
 
@@ -291,6 +292,7 @@ class Gateway:
             if item is end:
                 self._end_seen(on_close)
             elif isinstance(item, bytes):
+                self._heard = True
                 on_data(item)
 
         watchdog = threading.Timer(timeout, self.kill)
@@ -322,6 +324,8 @@ class Gateway:
 
     def _lost(self) -> ConnectionLost:
         """The error for a stream that broke."""
+        if self._closed:
+            return ConnectionLost("the gateway was closed", self.target.host)
         return ConnectionLost(self._why(0.5), self.target.host, last_output=self.words()[-2048:])
 
     def _end_seen(self, on_close: Callable[[str], None]) -> None:
@@ -365,7 +369,7 @@ class Gateway:
             return code if isinstance(code, int) else None
         try:
             ended = os.waitid(os.P_PID, self.local_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except (ChildProcessError, AttributeError):
+        except (OSError, AttributeError):  # execnet has reaped it; not on this system
             return None
         if ended is None:
             return None
@@ -419,10 +423,11 @@ class Gateway:
 
     def words(self) -> str:
         """The last 4 KiB of what ssh, or the local far side, wrote to its standard error."""
-        if self._words < 0:
+        try:
+            size = os.fstat(self._words).st_size
+            return os.pread(self._words, 4096, max(0, size - 4096)).decode("utf-8", "replace")
+        except OSError:  # closed
             return ""
-        size = os.fstat(self._words).st_size
-        return os.pread(self._words, 4096, max(0, size - 4096)).decode("utf-8", "replace")
 
     def kill(self) -> None:
         """Kill the local process and ssh, now; the far side then meets an end of file.  :meth:`close` is still due."""
@@ -450,7 +455,8 @@ class Gateway:
             self._closed = True
             for pipes in self._pipes:
                 pipes.close()
-            self._terminate(timeout)
+            # execnet's worker waits 5 s for a task that it was about to start when the end came.
+            self._terminate(timeout if self._heard or self._channel is None else 0.0)
             shutil.rmtree(self._folder, ignore_errors=True)
         reporter = self._reporter
         if reporter is not None and reporter is not threading.current_thread():

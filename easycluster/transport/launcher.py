@@ -33,6 +33,9 @@ SHOWN_NOISE = 500
 # Seconds that ssh gets to end by itself once its output has ended or the near side is gone.
 GRACE = 1.0
 
+# Seconds after our start by which execnet has written its first line.
+DRAINED = 0.5
+
 OLDEST_PYTHON = (3, 8)
 
 
@@ -147,7 +150,7 @@ class Launcher:
 
     def fail(self, cause: str, noise: bytes) -> None:
         """Note a failure."""
-        login = os.path.exists(os.path.join(self.folder, "master"))
+        login = bool(noise) or cause == "none" or os.path.exists(os.path.join(self.folder, "master"))
         self.report(stage="failed", cause=cause, login=login, noise=noise[:SHOWN_NOISE])
 
     def pump(self, data: bytes) -> None:
@@ -199,12 +202,11 @@ class Launcher:
             self.report(stage="ended", exit=code)
 
 
-def drain(seconds: float) -> None:
-    """Read execnet's first line, so that it meets an end of file and not a broken pipe."""
-    end = time.monotonic() + seconds
+def drain(end: float) -> None:
+    """Read execnet's first line until a point in time, so that it meets an end of file and not a broken pipe."""
     poll = select.poll()
     poll.register(0, select.POLLIN)
-    while time.monotonic() < end and poll.poll(max(0.0, end - time.monotonic()) * 1000):
+    while poll.poll(max(0.0, end - time.monotonic()) * 1000):
         data = os.read(0, 65536)
         if not data or b"\n" in data:
             return
@@ -219,7 +221,8 @@ def main(folder: str) -> int:
     """Run one ssh session; returns the exit code."""
     with open(os.path.join(folder, "settings"), "rb") as file:
         near, seconds, marker, ask, *command = file.read().split(b"\0")[:-1]
-    launcher = Launcher(folder, int(near), time.monotonic() + float(seconds), marker)
+    began = time.monotonic()
+    launcher = Launcher(folder, int(near), began + float(seconds), marker)
     signal.signal(signal.SIGTERM, stop)
     if ask:
         # ssh has to share the terminal's session to ask there; it then inherits that Ctrl-C is ignored.
@@ -233,8 +236,7 @@ def main(folder: str) -> int:
             rest = launcher.find_marker()
         if rest is None:
             grace = GRACE if launcher.status["cause"] in ("exit", "none") else 0.0
-            # Once logged in, ssh has taken execnet's line; otherwise it may still be on its way to us.
-            drain(0.05 if launcher.status["login"] else GRACE)
+            drain(began + DRAINED)
         else:
             grace = GRACE
             null = os.open(os.devnull, os.O_RDWR)

@@ -92,10 +92,11 @@ class Sshd:
         self.user = getpass.getuser()
         self.lines = lines
         # Not under pytest's folder, whose path is too long for sockets.
-        self.folder = Path(tempfile.mkdtemp(prefix="ec-sshd-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="sshd-ec-"))
         self.config_path = self.folder / "ssh_config"
         self.extra_args: tuple[str, ...] = ("-F", str(self.config_path))
-        self.process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+        self._hold = -1  # sshd is killed when this pipe closes
         for name in ("host_key", "user_key"):
             make_key(self.folder / name)
         shutil.copy(self.folder / "user_key.pub", self.folder / "authorized_keys")
@@ -108,12 +109,19 @@ class Sshd:
         for _ in range(5):  # someone may take the port between choosing and using it
             self.port = free_port(self.host)
             self.write_config()
-            command = [program, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.folder / "log")]
-            self.process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+            self.run([program, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.folder / "log")])
             if self.answers(10.0):
                 return
             self.stop()
         raise RuntimeError(f"sshd did not start:\n{(self.folder / 'log').read_text()}")
+
+    def run(self, command: list[str]) -> None:
+        """Run sshd so that it ends with us and yet is no child of ours, which a check for left-overs would find."""
+        read_fd, self._hold = os.pipe()
+        script = 'exec 3<&0; ("$@" >/dev/null 2>&1 3<&- & echo $!; exec >/dev/null; read x <&3; kill -9 $!; wait) &'
+        output = subprocess.check_output(["sh", "-c", script, "sh", *command], stdin=read_fd, start_new_session=True)
+        os.close(read_fd)
+        self.pid = int(output)
 
     def write_config(self) -> None:
         """Write both configurations for the present port."""
@@ -127,18 +135,26 @@ class Sshd:
     def answers(self, seconds: float) -> bool:
         """Whether sshd sends its banner within so many seconds."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end and self.process is not None and self.process.poll() is None:
+        while time.monotonic() < end and self.is_running():
             with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1.0) as connection:
                 if connection.recv(4) == b"SSH-":
                     return True
             time.sleep(0.01)
         return False
 
+    def is_running(self) -> bool:
+        """Whether the sshd process exists."""
+        if not self.pid:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def sessions(self) -> list[int]:
-        """Process ids of the connections it serves now."""
-        if self.process is None:
-            return []
-        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        """Process ids of the connections it serves now; empty where there is no /proc."""
+        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return [int(pid) for pid in path.read_text().split()] if path.exists() else []
 
     def drop_connections(self) -> None:
@@ -149,11 +165,13 @@ class Sshd:
 
     def stop(self) -> None:
         """End sshd and its connections; it may be started again."""
-        if self.process is not None:
-            self.drop_connections()
-            self.process.kill()
-            self.process.wait()
-            self.process = None
+        if self._hold < 0:
+            return
+        self.drop_connections()
+        os.close(self._hold)
+        self._hold = -1
+        while self.is_running():
+            time.sleep(0.005)
 
     def close(self) -> None:
         """Stop and remove everything."""

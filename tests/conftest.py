@@ -1,0 +1,7 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+from support.sshd import sshd, sshd_factory
+
+__all__ = ["sshd", "sshd_factory"]

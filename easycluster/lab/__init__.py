@@ -1,0 +1,44 @@
+"""The lab: which hosts there are, what they can do and how they are reached; with or without pytest.
+
+lab = Lab.load("lab.yaml")
+with lab.lease("gpu", count=2) as hosts:
+first, second = hosts
+first.some_function_of_the_role()
+"""
+
+from __future__ import annotations
+
+from easycluster.lab.choose import LabRequestError, Need, NoHostFits, make_need
+from easycluster.lab.host import GpuNode, Host, SanTarget
+from easycluster.lab.hosts import Hosts
+from easycluster.lab.inventory import DEFAULT_FIXTURES, FixtureEntry, HostEntry, Inventory, Quarantine, Role
+from easycluster.lab.lab import Lab
+from easycluster.lab.positions import InventoryError, Place, Problem
+from easycluster.lab.reader import read_inventory
+from easycluster.lab.variables import Secret
+from easycluster.lab.where import Where, WhereError
+
+__all__ = [
+    "DEFAULT_FIXTURES",
+    "FixtureEntry",
+    "GpuNode",
+    "Host",
+    "HostEntry",
+    "Hosts",
+    "Inventory",
+    "InventoryError",
+    "Lab",
+    "LabRequestError",
+    "Need",
+    "NoHostFits",
+    "Place",
+    "Problem",
+    "Quarantine",
+    "Role",
+    "SanTarget",
+    "Secret",
+    "Where",
+    "WhereError",
+    "make_need",
+    "read_inventory",
+]

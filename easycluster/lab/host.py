@@ -1,0 +1,145 @@
+"""One host of the lab: a proxy for the code of its roles, and a short list of names of ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from easycluster.lab.rolecode import HOST_NAMES
+
+if TYPE_CHECKING:
+    from easycluster.lab.connection import HostConnection
+    from easycluster.lab.inventory import HostEntry
+
+
+class Host:
+    """A host: ``host.f(x)`` calls ``f`` of its role's code over there.
+
+    The names of ours are ``name``, ``address``, ``call``, ``run``, ``put``, ``get``, ``power``, ``reboot``,
+    ``console``, ``link``, ``undo``, ``remote``, ``gpu`` and ``san``; every other name is looked up in the role's code
+    and then among everything else the far side has.  ``host.remote.x`` is always the far side's ``x``.  The first use
+    connects.
+    """
+
+    __slots__ = ("__weakref__", "_connection", "_entry")
+
+    _entry: HostEntry
+    _connection: HostConnection
+
+    def __init__(self, entry: HostEntry, connection: HostConnection) -> None:
+        object.__setattr__(self, "_entry", entry)
+        object.__setattr__(self, "_connection", connection)
+
+    def __repr__(self) -> str:
+        roles = f" ({', '.join(self._entry.roles)})" if self._entry.roles else ""
+        state = "" if self._connection.is_open else ", not connected"
+        return f"<{type(self).__name__} {self.name}{roles} at {self._entry.target}{state}>"
+
+    def __getattr__(self, name: str) -> Any:
+        # Python, pytest and debuggers probe any object for names like these; none is a reason to connect.
+        if name.startswith("_"):
+            raise AttributeError(f"host {self.name!r} has no attribute {name!r}; a far-side one is host.remote.{name}")
+        return getattr(self.remote, name)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{name!r} cannot be set on host {self.name!r}; write host.remote.{name}.value = ...")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *HOST_NAMES})
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"host {self.name!r} cannot be pickled: it stands for a connection of this process")
+
+    @property
+    def name(self) -> str:
+        """The host's name in the lab file."""
+        return self._entry.name
+
+    @property
+    def address(self) -> str:
+        """What is connected to: host name or address."""
+        return self._entry.target.address
+
+    @property
+    def remote(self) -> Any:
+        """The client: ``host.remote.os.getpid()``, ``host.remote.eval("1 + 1")``; connects.
+
+        Raises:
+            ConnectError: If the host cannot be reached.
+        """
+        return self._connection.client()
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a far-side function by its name, such as ``"os.getpid"``, or a function of this side by value."""
+        return self.remote.call(target, *args, **kwargs)
+
+    def run(self, command: Any, **options: Any) -> Any:
+        """Run a command on the host; see ``easycluster.Client.run``."""
+        return self.remote.run(command, **options)
+
+    def put(self, source: Any, destination: Any, **options: Any) -> Any:
+        """Copy a file from here to the host; see ``easycluster.Client.put``."""
+        return self.remote.put(source, destination, **options)
+
+    def get(self, source: Any, destination: Any, **options: Any) -> Any:
+        """Copy a file from the host to here; see ``easycluster.Client.get``."""
+        return self.remote.get(source, destination, **options)
+
+    def power(self, action: str, **options: Any) -> NoReturn:
+        """Switch the host's power.  Not there yet."""
+        self._not_yet("power()")
+
+    def reboot(self, **options: Any) -> NoReturn:
+        """Restart the host and connect again.  Not there yet."""
+        self._not_yet("reboot()")
+
+    @property
+    def console(self) -> NoReturn:
+        """The host's console.  Not there yet."""
+        self._not_yet("console")
+
+    @property
+    def link(self) -> NoReturn:
+        """The state of the connection.  Not there yet."""
+        self._not_yet("link")
+
+    @property
+    def undo(self) -> NoReturn:
+        """What is undone on the host after the test.  Not there yet."""
+        self._not_yet("undo")
+
+    @property
+    def gpu(self) -> NoReturn:
+        """The host's GPUs.  Not there yet."""
+        self._not_yet("gpu")
+
+    @property
+    def san(self) -> NoReturn:
+        """The host's storage target.  Not there yet."""
+        self._not_yet("san")
+
+    def _not_yet(self, what: str) -> NoReturn:
+        raise NotImplementedError(f"{what} of host {self.name!r} is a name of EasyCluster that does nothing yet")
+
+
+class GpuNode(Host):
+    """A host with role ``gpu``."""
+
+    __slots__ = ()
+
+
+class SanTarget(Host):
+    """A host with role ``san``."""
+
+    __slots__ = ()
+
+
+class GpuSan(GpuNode, SanTarget):
+    """A host with both roles."""
+
+    __slots__ = ()
+
+
+def host_class(entry: HostEntry) -> type[Host]:
+    """The class for a host with these roles."""
+    gpu, san = "gpu" in entry.roles, "san" in entry.roles
+    return GpuSan if gpu and san else GpuNode if gpu else SanTarget if san else Host

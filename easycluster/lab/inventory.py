@@ -1,0 +1,185 @@
+"""The inventory as values: what a lab file says, checked and worked out for every host.  Nothing here connects."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from easycluster.lab.variables import HIDDEN
+
+if TYPE_CHECKING:
+    import datetime
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from easycluster.lab.positions import Place
+    from easycluster.lab.rolecode import CodeBlock
+    from easycluster.lab.target import Target
+    from easycluster.lab.where import Where
+
+# A secret of one or two characters would blot out half of every text.
+SHORTEST_MASKED: Final = 3
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a host can be.
+
+    Attributes:
+        name: As hosts name it.
+        place: Where it is defined, or first used if the file has no ``roles:``.
+        code: Its blocks of code, in order.
+        requires: Conditions that its hosts must meet, with their places.
+        probe: Name of the function that finds out capabilities, ``""`` if none.
+    """
+
+    name: str
+    place: Place
+    code: tuple[CodeBlock, ...] = ()
+    requires: tuple[tuple[Where, Place], ...] = ()
+    probe: str = ""
+
+
+@dataclass(frozen=True)
+class HostEntry:
+    """One host, with everything that defaults, roles, groups and ranges say about it.
+
+    Attributes:
+        name: Its name in the lab.
+        place: Where it, or its range, is defined.
+        roles: Names of its roles, in order.
+        groups: Names of the groups it is in, outermost first.
+        target: How it is reached.
+        capabilities: What it can do.
+        variables: The file's variables as they hold for it.
+        tags: Its tags.
+        timeouts: Spans in seconds by name: ``connect``, ``call``, ``silence``, ``transfer``, ``test`` ...
+        enabled: False if the file takes it out.
+        reason: Why.
+        settings: Every other setting by key: ``lock``, ``power``, ``console``, ``artifacts``, ``restore`` ...
+        origin: Where each setting was last set.
+    """
+
+    name: str
+    place: Place
+    roles: tuple[str, ...]
+    groups: tuple[str, ...]
+    target: Target
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    timeouts: Mapping[str, float] = field(default_factory=dict)
+    enabled: bool = True
+    reason: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Place] = field(default_factory=dict)
+
+    def values(self) -> dict[str, Any]:
+        """What conditions can ask for: capabilities, then variables, then the host's own words."""
+        own = {
+            "name": self.name,
+            "address": self.target.address,
+            "roles": list(self.roles),
+            "groups": list(self.groups),
+            "tags": list(self.tags),
+        }
+        return {**own, **self.variables, **self.capabilities}
+
+
+@dataclass(frozen=True)
+class FixtureEntry:
+    """One entry of ``fixtures:``.
+
+    Attributes:
+        name: Name of the pytest fixture.
+        role: Role of its hosts.
+        place: Where it is defined, or None for one that every lab has.
+        count: How many hosts; 1 gives a host, more give a ``Hosts``.
+        where: Condition on them, or None.
+        distinct: Capabilities or variables in which its hosts must differ.
+        scope: pytest's scope.
+        description: Its docstring, ``""`` for a made one.
+    """
+
+    name: str
+    role: str
+    place: Place | None = None
+    count: int = 1
+    where: Where | None = None
+    distinct: tuple[str, ...] = ()
+    scope: str = "function"
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """Tests that must not run on certain hosts for now.
+
+    Attributes:
+        tests: Patterns of test names; empty means every test.
+        hosts: Names of hosts; empty means every host.
+        reason: Why.
+        until: The last day it holds, or None.
+    """
+
+    tests: tuple[str, ...]
+    hosts: tuple[str, ...]
+    reason: str
+    until: datetime.date | None
+
+    def applies(self, host: str, test: str, today: datetime.date) -> bool:
+        """Whether ``test`` must keep off ``host``; a test without a name only minds entries for every test."""
+        if self.until is not None and today > self.until:
+            return False
+        if self.hosts and host not in self.hosts:
+            return False
+        return not self.tests or any(test and fnmatch.fnmatchcase(test, pattern) for pattern in self.tests)
+
+
+# What every lab has, unless its file says otherwise.
+DEFAULT_FIXTURES: Final = {
+    name: FixtureEntry(name, role) for name, role in (("gpu_node", "gpu"), ("san_target", "san"))
+}
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A whole lab file.
+
+    Attributes:
+        path: The file.
+        name: The lab's name; the file's if it gives none.
+        hosts: Every host by name, in the order of the file.
+        roles: Every role by name.
+        groups: Names of the hosts of every group.
+        fixtures: Entries of ``fixtures:`` and the two that every lab has.
+        quarantine: Entries of ``quarantine:``.
+        simulate: Entries of ``simulate:``.
+    """
+
+    path: Path
+    name: str
+    hosts: Mapping[str, HostEntry]
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fixtures: Mapping[str, FixtureEntry] = field(default_factory=dict)
+    quarantine: tuple[Quarantine, ...] = ()
+    simulate: Mapping[str, Any] = field(default_factory=dict)
+    _secrets: frozenset[str] = field(default_factory=frozenset, repr=False)
+
+    def mask(self, text: str) -> str:
+        """``text`` with every secret of the file replaced by ``***``."""
+        # The longest first: a secret may contain another.
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            if len(secret) >= SHORTEST_MASKED:
+                text = text.replace(secret, HIDDEN)
+        return text
+
+    def known_names(self) -> dict[str, Place]:
+        """Every name that a condition can use in this lab, with the place of a host that has it."""
+        names: dict[str, Place] = {}
+        for host in self.hosts.values():
+            for name in host.values():
+                names.setdefault(name, host.place)
+        return names

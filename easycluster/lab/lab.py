@@ -1,0 +1,158 @@
+"""The lab: hosts of an inventory, connected when they are first used."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Self
+
+from easycluster.definitions import DEFAULT_MODULE
+from easycluster.lab.choose import Need, choose, make_need
+from easycluster.lab.connection import HostConnection
+from easycluster.lab.dial import dial
+from easycluster.lab.host import Host, host_class
+from easycluster.lab.hosts import Hosts
+from easycluster.lab.reader import read_inventory
+from easycluster.lab.rolecode import define_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from easycluster.lab.dial import Dialer
+    from easycluster.lab.inventory import HostEntry, Inventory
+    from easycluster.lab.where import Where
+
+CLOSE_TIMEOUT = 5.0
+
+
+class Lab:
+    """Hosts that an inventory describes.
+
+    Args:
+        inventory: The lab file, read.
+        dialer: Opens connections; by default as the inventory says.
+        live: Called with host, stream and text whenever a far side writes something, from a thread of ours.
+
+    Attributes:
+        inventory: As given.
+        hosts: All hosts that are not disabled.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        *,
+        dialer: Dialer = dial,
+        live: Callable[[str, str, str], None] | None = None,
+    ) -> None:
+        self.inventory = inventory
+        self._modules = {name: define_module(name, role.code) for name, role in inventory.roles.items() if role.code}
+        self._every = {
+            name: host_class(entry)(
+                entry, HostConnection(entry, self._definitions_of(entry), dialer, self._masked(live))
+            )
+            for name, entry in inventory.hosts.items()
+        }
+        self.hosts = Hosts(self._every[name] for name, entry in inventory.hosts.items() if entry.enabled)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> Lab:
+        """Read a lab file; nothing is connected.
+
+        Args:
+            path: The file.
+            environ: Stands in for ``os.environ`` where the file says ``${NAME}``.
+
+        Raises:
+            InventoryError: If anything is wrong with it; the message lists everything.
+        """
+        return cls(read_inventory(os.fspath(path), environ))
+
+    def __repr__(self) -> str:
+        return f"<Lab {self.inventory.name!r}: {len(self._every)} hosts>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getitem__(self, name: str) -> Host:
+        return self.hosts[name]
+
+    def select(self, needs: Iterable[Need], test: str = "") -> Hosts:
+        """The hosts for several needs, each host once, in the order of the needs; nothing is connected.
+
+        Args:
+            needs: See :func:`easycluster.lab.make_need`.
+            test: Name of the test, for the quarantine list.
+
+        Raises:
+            LabRequestError: If a need names a role or capability that the lab does not have.
+            NoHostFits: If there are not enough hosts; the message names each and why not.
+        """
+        return Hosts(self._every[entry.name] for entry in choose(self.inventory, needs, test))
+
+    def lease(
+        self,
+        role: str,
+        count: int = 1,
+        where: str | Where | None = None,
+        distinct: str | Sequence[str] = (),
+    ) -> Hosts:
+        """Pick hosts of one role and connect to them at once; usable in ``with``.
+
+        Args:
+            role: Name of the role.
+            count: How many hosts.
+            where: A condition on each, such as ``"gpus >= 4"``.
+            distinct: Capabilities or variables in which they must differ, such as ``"rack"``.
+
+        Raises:
+            LabRequestError: If the lab knows no such role or capability.
+            NoHostFits: If there are not enough hosts.
+            ConnectError: If the only host cannot be reached.
+            HostErrors: If some of several cannot.
+        """
+        return self.select([make_need(role, count, where, distinct)]).connect()
+
+    def take_output(self, timeout: float = 1.0) -> dict[str, dict[str, str]]:
+        """What far sides wrote since the last time, by host and stream; secrets are masked."""
+        found = {}
+        for name, host in self._every.items():
+            if host._connection.is_open:
+                texts = {
+                    stream: self.inventory.mask(text) for stream, text in host._connection.take_output(timeout).items()
+                }
+                if texts:
+                    found[name] = texts
+        return found
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> list[str]:
+        """Close every connection.
+
+        Args:
+            timeout: For all of them together, in seconds.
+
+        Returns:
+            Names of hosts whose connection did not end in time; it ends with this process.
+        """
+        return Hosts(self._every.values()).close(timeout)
+
+    def _definitions_of(self, entry: HostEntry) -> Callable[[], Sequence[str]]:
+        """Roles' modules first: a host's attribute is its role's code before anything else."""
+        own = [self._modules[role] for role in entry.roles if role in self._modules]
+        return lambda: [*own, DEFAULT_MODULE]
+
+    def _masked(self, live: Callable[[str, str, str], None] | None) -> Callable[[str, str, str], None] | None:
+        if live is None:
+            return None
+
+        def show(host: str, stream: str, text: str) -> Any:
+            live(host, stream, self.inventory.mask(text))
+
+        return show

@@ -1,0 +1,113 @@
+"""The same thing on many hosts at once, with a result or an error from every one of them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from typing_extensions import Self
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+T = TypeVar("T")
+
+# Connecting costs processor time here: more threads than this were slower, not faster.
+MAX_AT_ONCE: Final = 16
+
+
+class HostErrors(ExceptionGroup[Exception]):  # type: ignore[misc, unused-ignore]  # the backport need not be here
+    """Some hosts failed; each error is here under its host.
+
+    Attributes:
+        by_host: The error of each host that failed.
+        succeeded: The result of each host that did not.
+    """
+
+    by_host: dict[str, Exception]
+    succeeded: dict[str, Any]
+
+    def __new__(cls, what: str, by_host: Mapping[str, Exception], succeeded: Mapping[str, Any] | None = None) -> Self:
+        """Make the group; its message has every host, those with the same error together."""
+        succeeded = dict(succeeded or {})
+        total = len(by_host) + len(succeeded)
+        folded: dict[str, list[str]] = {}
+        for name, exc in by_host.items():
+            # A message often begins with the host; without it, equal faults of many hosts are one line.
+            words = str(exc).removeprefix(f"{name}: ")
+            folded.setdefault(f"{type(exc).__name__}: {words}", []).append(name)
+        lines = [f"{', '.join(names)}: {text}" for text, names in folded.items()]
+        message = "\n".join([f"{what} failed on {len(by_host)} of {total} hosts", *lines])
+        group: HostErrors = super().__new__(cls, message, list(by_host.values()))
+        group.by_host, group.succeeded = dict(by_host), succeeded
+        return group
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+
+    def derive(self, excs: Sequence[Exception]) -> ExceptionGroup[Exception]:
+        """A part of the group, for ``except*`` and ``split``."""
+        return ExceptionGroup(self.message, excs)
+
+
+def on_each(hosts: Mapping[str, Callable[[], T]], what: str) -> dict[str, T]:
+    """Call one function per host, at most :data:`MAX_AT_ONCE` at a time, and wait for all.
+
+    Returns:
+        The results by host, in the order given.
+
+    Raises:
+        HostErrors: If any failed, after all have ended.  One host alone raises its own error.
+    """
+    results, errors = run_all(hosts)
+    if len(hosts) == 1 and errors:
+        raise next(iter(errors.values()))
+    if errors:
+        raise HostErrors(what, errors, results)
+    return results
+
+
+def run_all(
+    hosts: Mapping[str, Callable[[], T]], timeout: float | None = None
+) -> tuple[dict[str, T], dict[str, Exception]]:
+    """Like :func:`on_each`, with results and errors side by side; both lack hosts that need longer than ``timeout``."""
+    if len(hosts) == 1 and timeout is None:
+        # The usual case stays in this thread, where Ctrl-C and time limits of tests reach it.
+        (name, function), *_ = hosts.items()
+        try:
+            return {name: function()}, {}
+        except Exception as exc:  # noqa: BLE001  # handed back as this host's error
+            return {}, {name: exc}
+    results: dict[str, T] = {}
+    errors: dict[str, Exception] = {}
+    waiting = list(hosts.items())[::-1]
+
+    def work() -> None:
+        while waiting:
+            try:
+                name, function = waiting.pop()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                results[name] = function()
+            except Exception as exc:  # noqa: BLE001  # handed back as this host's error
+                errors[name] = exc
+
+    # Daemons: a host that never answers must not keep the interpreter from ending.
+    count = min(MAX_AT_ONCE, len(hosts))
+    threads = [threading.Thread(target=work, name=f"easycluster hosts {i + 1}", daemon=True) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    deadline = None if timeout is None else time.monotonic() + timeout
+    try:
+        for thread in threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    finally:
+        waiting.clear()
+    ordered = {name: results[name] for name in hosts if name in results}
+    return ordered, {name: errors[name] for name in hosts if name in errors}

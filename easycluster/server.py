@@ -198,7 +198,9 @@ class Server:
                 # Not earlier: what starts keepers must be a child of the process that serves.
                 from easycluster.transport.sessions import SessionSpawner
 
-                self._spawner = SessionSpawner()
+                self._spawner = spawner = SessionSpawner()
+                # Now, so that no client waits for it and a fault shows before the server says that it serves.
+                spawner.start()
             keys = {b"": self._key}
             self._listener = Listener(
                 self._sockets,

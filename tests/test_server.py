@@ -12,7 +12,7 @@ import sys
 import threading
 
 import pytest
-from support.keepers import KEY, SOON, Keepers, is_closed, shake_hands
+from support.keepers import KEY, SOON, Keepers, drain, is_closed, shake_hands
 
 from easycluster import server as server_module
 from easycluster.errors import KeyFileError
@@ -129,9 +129,9 @@ def test_what_is_printed_depends_on_the_verbosity(keepers, connect, server_class
         keeper.send({"kind": "request", "text": "os.getpid()"})
         keeper.close()
         connection.close()
-        assert is_closed(client)
+        assert [server.lines.get(timeout=SOON) for _ in lines] == [f"{peer}: {line}" for line in lines]
         server.close()
-        assert list(server.lines.queue) == [f"{peer}: {line}" for line in lines]
+        assert server.lines.empty()
 
 
 def test_a_fault_in_a_report_does_not_end_the_server(keepers, connect, capsys):
@@ -257,7 +257,7 @@ def test_a_signal_ends_the_server_cleanly(key_file, tmp_path, number):
             assert process.stdout.readline().endswith(": connected\n")
             assert pidfile.read_text() == f"{process.pid}\n"
             process.send_signal(number)
-            assert is_closed(client)
+            drain(client)
         rest = process.stdout.read()
         assert process.wait(SOON) == 0
     assert rest.endswith(": disconnected\n")
@@ -276,7 +276,7 @@ def test_a_daemon_serves_once_its_starter_has_ended(key_file, tmp_path):
         with socket.create_connection((host, int(port)), SOON) as client:
             shake_hands(client)
             os.kill(pid, signal.SIGTERM)
-            assert is_closed(client)
+            drain(client)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)

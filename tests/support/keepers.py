@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 
@@ -73,3 +74,10 @@ def is_closed(sock):
         return sock.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+def drain(sock):
+    """Read until the peer closes."""
+    with contextlib.suppress(ConnectionResetError):
+        while sock.recv(1 << 16):
+            pass

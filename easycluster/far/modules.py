@@ -16,11 +16,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.machinery
-import importlib.util
 import linecache
 import os
 import sys
-import textwrap
 import threading
 from types import CodeType, ModuleType
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple, Union
@@ -107,6 +105,8 @@ def compile_source(source: str, filename: str, mode: str = "exec") -> CodeType:
     if mode == "eval":
         source = source.strip()
     elif _is_indented(source):
+        import textwrap
+
         source = textwrap.dedent(source)
     remember_source(filename, source)
     try:
@@ -237,6 +237,10 @@ class Definitions:
     def _make_block(self, code: Code) -> Block:
         name, position = self.module.__name__, len(self.blocks)
         if isinstance(code, str):
+            if code.endswith(".py") and code.split() == [code]:
+                raise ValueError(
+                    f"{code!r} looks like a file name; pass pathlib.Path({code!r}) to define what is in it"
+                )
             number = position + 1
             # Taken by a block that failed, or that came from the other side.
             while f"<{name} block {number}>" in linecache.cache:
@@ -413,6 +417,8 @@ def _module_source(module: ModuleType) -> Tuple[str, str]:
 
 def read_source(filename: str) -> str:
     """Read a Python file in the encoding it declares, with any kind of line ends."""
+    import importlib.util
+
     with open(filename, "rb") as file:
         return importlib.util.decode_source(file.read())
 

@@ -14,6 +14,7 @@ import threading
 from types import CodeType, ModuleType
 from typing import Any, Dict, Iterable, List, NoReturn, Optional, Sequence, Tuple
 
+import easycluster
 from easycluster.far.modules import (
     DEFAULT_MODULE,
     Block,
@@ -74,6 +75,9 @@ class Namespace:
             self._definitions[name] = definitions(name, make_packages=True)
         self._scopes: List[Dict[str, Any]] = [item.module.__dict__ for item in self._definitions.values()]
         self._globals = self._scopes[0]
+        self._easyclusters = _names_of_easycluster()
+        # Where the first module must not hide what others define under one of easycluster's names.
+        self._hidden = self._easyclusters if len(self._scopes) > 1 else {}
         self._main = modules[0]
         self._texts: Dict[Tuple[str, str], CodeType] = {}
         self._texts_lock = threading.Lock()
@@ -97,6 +101,7 @@ class Namespace:
                 record = definitions(block.module, make_packages=True)
                 self._definitions[block.module] = record
                 self._scopes.append(record.module.__dict__)
+                self._hidden = self._easyclusters
             done += record.apply((block,))
         return done
 
@@ -107,10 +112,9 @@ class Namespace:
             AttributeError: If there is no such name; a similar one is suggested.
             ImportError: If a module of that name exists and cannot be imported.
         """
-        try:
+        if name in self._globals and name not in self._hidden:
             return self._globals[name]
-        except KeyError:
-            return _resolve(name, self._scopes, self._globals)
+        return _resolve(name, self._scopes, self._globals, self._hidden)
 
     def set_global(self, name: str, value: Any) -> None:
         """Bind a dotted name where it is bound already, else in the first definitions module."""
@@ -118,11 +122,8 @@ class Namespace:
         if owner:
             setattr(self.get_global(owner), last, value)
             return
-        for scope in self._scopes:
-            if name in scope:
-                scope[name] = value
-                return
-        self._globals[name] = value
+        scope = _scope_of(name, self._scopes, self._hidden)
+        (self._globals if scope is None else scope)[name] = value
 
     def eval(self, expr: str) -> Any:
         """Return the value of an expression.
@@ -222,7 +223,7 @@ def get_global(name: str, context: Optional[ModuleType] = None, auto_import: boo
         AttributeError: If there is no such name.
     """
     scopes = [] if context is None else [vars(context)]
-    return _resolve(name, scopes, scopes[0] if scopes else {}, auto_import)
+    return _resolve(name, scopes, scopes[0] if scopes else {}, importing=auto_import)
 
 
 def set_global(name: str, value: Any, context: Optional[ModuleType] = None) -> None:
@@ -240,9 +241,22 @@ def set_global(name: str, value: Any, context: Optional[ModuleType] = None) -> N
         setattr(context, name, value)
 
 
-def _resolve(name: str, scopes: Sequence[Dict[str, Any]], bind: Dict[str, Any], importing: bool = True) -> Any:
+def _names_of_easycluster() -> Dict[str, Any]:
+    """Return what every definitions module begins with."""
+    names = {name: getattr(easycluster, name) for name in getattr(easycluster, "__all__", ())}
+    return {"easycluster": easycluster, **names}
+
+
+def _resolve(
+    name: str,
+    scopes: Sequence[Dict[str, Any]],
+    bind: Dict[str, Any],
+    hidden: Optional[Dict[str, Any]] = None,
+    importing: bool = True,
+) -> Any:
     head, *rest = name.split(".")
-    value = _resolve_head(head, scopes, bind, importing)
+    scope = _scope_of(head, scopes, hidden or {})
+    value = _resolve_outside(head, scopes, bind, importing) if scope is None else scope[head]
     for part in rest:
         try:
             value = getattr(value, part)
@@ -254,10 +268,18 @@ def _resolve(name: str, scopes: Sequence[Dict[str, Any]], bind: Dict[str, Any], 
     return value
 
 
-def _resolve_head(name: str, scopes: Sequence[Dict[str, Any]], bind: Dict[str, Any], importing: bool) -> Any:
+def _scope_of(name: str, scopes: Sequence[Dict[str, Any]], hidden: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    """Return the first scope that has ``name``; one that has more than what ``hidden`` has goes before."""
+    found = None
     for scope in scopes:
         if name in scope:
-            return scope[name]
+            if name not in hidden or scope[name] is not hidden[name]:
+                return scope
+            found = found or scope
+    return found
+
+
+def _resolve_outside(name: str, scopes: Sequence[Dict[str, Any]], bind: Dict[str, Any], importing: bool) -> Any:
     if hasattr(builtins, name):
         return getattr(builtins, name)
     module = _try_import(name) if importing and name.isidentifier() else None

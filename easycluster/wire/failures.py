@@ -55,9 +55,10 @@ MAX_TEXT = 1024 * 1024
 
 _SCALARS = (type(None), bool, int, float, str, bytes)
 
-# AttributeError.obj is the object that lacked the attribute.  Python itself leaves it out of the pickle, since it may
-# be anything: a module, a device.
-_LEFT_OUT = {"args", "obj"}
+# The object that lacked the attribute.  Python itself leaves it out of the pickle: it may be a module, or a device.
+_LEFT_OUT = (AttributeError, "obj")
+# Traceback entries that are formatted as text in full; a raised recursion limit can make a hundred thousand.
+MAX_FORMATTED = 2000
 
 # Classes that have another name in another Python version: looked up when the first name finds nothing.
 _OTHER_NAMES = {
@@ -224,9 +225,12 @@ class _Description:
         tb = _get(exc, "__traceback__")
         while tb is not None and tb.tb_next is not None and self.skip_frames(tb.tb_frame):
             tb = tb.tb_next
+        lines = None
+        if sum(1 for _ in traceback.walk_tb(tb)) <= MAX_FORMATTED:
+            lines = _try(None, traceback.format_exception, type(exc), exc, tb)
         kept: List[str] = []
         room = MAX_TEXT
-        for line in _try(None, traceback.format_exception, type(exc), exc, tb) or _plain_lines(node):
+        for line in lines or _plain_lines(node):
             short = _short(line, MAX_MESSAGE)
             room -= len(short)
             if room < 0:
@@ -255,11 +259,12 @@ def _message(value: Any) -> str:
 
 def _members(exc: BaseException) -> Iterator[Tuple[str, Any]]:
     """Yield what C code and ``__slots__`` keep outside of ``__dict__``."""
-    seen = set(_LEFT_OUT)
+    seen = set()
     for cls in type.__getattribute__(type(exc), "__mro__"):
-        for name, descriptor in list(vars(cls).items()):
+        for name, descriptor in () if cls is BaseException else list(vars(cls).items()):
             is_member = isinstance(descriptor, (MemberDescriptorType, GetSetDescriptorType))
-            if is_member and name not in seen and not (name.startswith("__") and name.endswith("__")):
+            is_special = name.startswith("__") and name.endswith("__")
+            if is_member and not is_special and name not in seen and (cls, name) != _LEFT_OUT:
                 seen.add(name)
                 value = _try(None, descriptor.__get__, exc, cls)
                 # None is what a member holds before anybody sets it.
@@ -322,7 +327,7 @@ class _Rebuilding:
             notes.append(f"{node['left_out']} more exceptions of this group were left out")
         if notes:
             _get(exc, "__dict__")["__notes__"] = notes
-        _set(exc, "__traceback__", tracebacks.make_traceback(node["frames"], self.host))
+        _set(exc, "__traceback__", _try_here(None, tracebacks.make_traceback, node["frames"], self.host))
         return exc
 
     def original(self, number: int, node: Node) -> Optional[Exception]:

@@ -228,7 +228,7 @@ def _register_source(filename: str, first: int, source: Sequence[str]) -> None:
     # The newest at the end; a version of the file that has changed since wins over the older one.
     _registered[filename] = lines
     linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
-    while len(_registered) > MAX_FILES:
-        oldest = next(iter(_registered))
-        del _registered[oldest]
+    # Several threads may be here: list() of a dictionary and pop() are each one step.
+    for oldest in list(_registered)[:-MAX_FILES]:
+        _registered.pop(oldest, None)
         linecache.cache.pop(oldest, None)

@@ -15,6 +15,8 @@ import weakref
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from easycluster import errors
 from easycluster.wire import failures
@@ -63,6 +65,16 @@ class Slotted(OSError):
 
     def secret(self):
         return self.__secret
+
+
+class Named(AttributeError):
+    __slots__ = ("obj",)
+
+
+def named():
+    exc = Named("x")
+    exc.obj = "lane"
+    return exc
 
 
 class Computed(Exception):
@@ -168,6 +180,7 @@ COMMON = [
     pytest.param(errors.CallTimeout("h", "f()", 2.0, "stack"), ["host", "timeout", "stack"], id="CallTimeout"),
     pytest.param(Odd(7, link="down"), ["port", "link"], id="odd-init"),
     pytest.param(Slotted(4), ["lane", "errno", "filename", "_Slotted__secret"], id="slots"),
+    pytest.param(named(), ["obj"], id="slot-that-hides-a-member"),
     pytest.param(Computed(5), ["code"], id="property-and-setattr"),
     pytest.param(NewTakesMore(1, 2), [], id="odd-new"),
 ]
@@ -181,6 +194,19 @@ def test_type_arguments_and_attributes_are_those_of_the_original(exc, names):
     assert [getattr(got, name) for name in names] == [getattr(exc, name) for name in names]
     assert str(got) == str(exc)
     assert repr(got) == repr(exc)
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.lists(plain), st.dictionaries(st.text(), plain), st.lists(st.text(), min_size=1))
+def test_any_plain_values_come_through(args, attributes, notes):
+    got = cross(made(LookupError, *args, **{**attributes, "__notes__": notes}))
+    assert got.args == tuple(args)
+    assert vars(got) == {**attributes, "__notes__": notes}
 
 
 def test_no_init_runs_here():
@@ -511,12 +537,12 @@ def recurse(depth):
     return recurse(depth - 1) if depth else throw(ValueError("deep"))
 
 
-def ping(depth):
-    return pong(depth - 1) if depth else throw(ValueError("deep"))
+def ping(depth, exc=None):
+    return pong(depth - 1, exc) if depth else throw(exc or ValueError("deep"))
 
 
-def pong(depth):
-    return ping(depth)
+def pong(depth, exc):
+    return ping(depth, exc)
 
 
 def test_a_thousand_frames_of_recursion_are_folded():
@@ -542,6 +568,16 @@ def test_an_endless_recursion_comes_back_as_such():
     assert type(got) is RecursionError
     assert len(exc_frames(got)) < 20
     assert len(pickle.dumps(failure)) < 20_000
+
+
+def test_a_hundred_thousand_frames_do_no_harm():
+    exc = ValueError("x")
+    for _ in range(200):
+        exc = raised(ping, 200, exc)
+    assert len(exc_frames(exc)) > 50_000
+    failure = describe(exc)
+    assert len(pickle.dumps(failure)) < 300_000
+    assert failures.text(failure)[-1] == "ValueError: x\n"
 
 
 def test_the_middle_of_a_long_traceback_is_left_out():

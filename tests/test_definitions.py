@@ -206,6 +206,12 @@ def test_module_without_source_is_refused(name):
         define_common(sys, name)
 
 
+def test_text_that_is_a_file_name_is_refused(name):
+    with pytest.raises(ValueError, match="looks like a file name") as caught:
+        define_common("remote/gpu.py", name)
+    assert str(caught.value).endswith("; pass pathlib.Path('remote/gpu.py') to define what is in it")
+
+
 def test_anything_else_is_refused(name):
     with pytest.raises(TypeError, match=r"^definitions are text, a pathlib.Path or a module, not bytes$"):
         define_common(b"x = 1", name)

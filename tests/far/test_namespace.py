@@ -13,7 +13,7 @@ import pytest
 from support.interpreters import interpreters
 
 import easycluster.far.namespace as namespace_module
-from easycluster.far.modules import Block
+from easycluster.far.modules import Block, define_common
 from easycluster.far.namespace import Namespace, exec_return, get_global, set_global
 from easycluster.transport.bundle import bundle_source
 
@@ -114,6 +114,16 @@ def test_later_modules_are_looked_in_after_the_first(name):
     ns.update(blocks(name, "a = 'first'"))
     ns.update(blocks(name + "_role", "a = 'second'\nb = 'second'\n"))
     assert (ns.get_global("a"), ns.get_global("b")) == ("first", "second")
+    del sys.modules[name + "_role"]
+
+
+def test_name_of_easycluster_does_not_hide_a_definition_in_a_later_module(name):
+    ns = Namespace([name, name + "_role"])
+    ns.update(blocks(name + "_role", "def callback(): return 'mine'\n"))
+    assert ns.get_global("callback")() == "mine"
+    assert ns.get_global("define_common") is define_common
+    ns.set_global("callback", 5)
+    assert sys.modules[name + "_role"].callback == 5
     del sys.modules[name + "_role"]
 
 

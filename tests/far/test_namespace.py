@@ -423,7 +423,10 @@ try:
 except ImportError as exc:
     assert exc.__notes__ == ["in block 3, line 2: import no_such_driver"], exc.__notes__
 from easycluster.far.importer import ControllerFinder
-near = {"ctl": (True, "/near/ctl/__init__.py", ""), "ctl.gpu": (False, "/near/ctl/gpu.py", "from . import __name__ as up\\n")}
+near = {
+    "ctl": (True, "/near/ctl/__init__.py", ""),
+    "ctl.gpu": (False, "/near/ctl/gpu.py", "from . import __name__ as up\\n"),
+}
 ControllerFinder(near.get).install()
 assert ns.get_global("ctl.gpu.up") == "ctl"
 print("ok")

@@ -96,11 +96,13 @@ class ConnectionSpec:
             "extra": shlex.join(self.extra_args) if self.extra_args else None,
             "ask": self.ask or None,
         }
+        printed = []
         for name, value in options.items():
             if value is not None:
                 value = {True: "yes", False: "no"}.get(value, value)
-                text += f":{name}=" + value.replace(":", "\\:")
-        return text
+                printed.append(f":{name}=" + value.replace(":", "\\:"))
+        # A backslash at the end of one would take the colon of the next.
+        return text + "".join(sorted(printed, key=lambda option: option.endswith("\\")))
 
 
 @overload
@@ -291,11 +293,12 @@ class _Parser:
 def _split(text: str) -> tuple[str, list[_Item]]:
     """Split at the colons; hide the key, and what follows it up to the next option: it may have a ':' in it."""
     items, shown, position, hide = [], "", 0, False
-    for number, part in enumerate(re.split(r"(?<!\\):", text)):
+    address, colon, options = text.partition(":")
+    for number, part in enumerate([address, *(re.split(r"(?<!\\):", options) if colon else ())]):
         name, equals, _ = part.partition("=")
         hide = number > 0 and (name == "key" if equals else hide)
         visible = f"{name}=***" if hide and equals else "***" if hide and part else part
-        items.append(_Item(position, part.replace("\\:", ":"), visible))
+        items.append(_Item(position, part.replace("\\:", ":") if number else part, visible))
         shown += (":" if number else "") + visible
         position = len(shown) + 1
     return shown, items

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from easycluster import keys
@@ -65,6 +65,7 @@ PRINTED = [
     (r"h:keyfile=C\:\k:rpython=py", r"h:kf=C\:\k:rpython=py"),
     ("h:extra='-o' \"A=b c\"", "h:extra=-o 'A=b c'"),
     ("h:key=s3cret", "h"),
+    ("h:compress=yes:kf=a\\", "h:compress=yes:kf=a\\"),
 ]
 
 
@@ -96,7 +97,9 @@ def test_any_spec_reads_as_it_prints(spec):
     assert ConnectionSpec.parse(str(spec)) == spec
 
 
-@given(st.text("hu@:[]=.\\k1-fesh ' ", max_size=20) | st.text())
+@given(st.text("hu@:[]=.\\1- '", max_size=20) | st.text())
+@example("\\:")
+@example("h:compress=yes:kf=a\\")
 def test_any_text_is_read_or_refused_with_its_position(text):
     try:
         spec = ConnectionSpec.parse(text)
@@ -107,6 +110,7 @@ def test_any_text_is_read_or_refused_with_its_position(text):
 
 
 REFUSED = [
+    ("\\:", r"'\\' in the host at character 0 of '\\:'; write [user@]host[:port][:name=value]..."),
     ("", "no host at character 0 of ''; write [user@]host[:port][:name=value]..."),
     (":22", "no host at character 0 of ':22'; write [user@]host[:port][:name=value]..."),
     ("u@", "no host at character 2 of 'u@'; write [user@]host[:port][:name=value]..."),

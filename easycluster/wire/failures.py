@@ -60,6 +60,8 @@ _LEFT_OUT = (AttributeError, "obj")
 # Traceback entries that are formatted as text in full; a raised recursion limit can make a hundred thousand.
 MAX_FORMATTED = 2000
 
+_NO_MESSAGE = "<exception str() failed>"
+
 # Classes that have another name in another Python version: looked up when the first name finds nothing.
 _OTHER_NAMES = {
     ("sre_constants", "error"): ("re", "error"),
@@ -117,7 +119,7 @@ def describe(
     return failure
 
 
-def rebuild(failure: Failure, *, loads: Callable[[bytes], Any] = pickle.loads, host: str = "") -> Exception:
+def rebuild(failure: Failure, loads: Callable[[bytes], Any] = pickle.loads, *, host: str = "") -> Exception:
     """Make the exception again, with a traceback that shows the code of the host where it was raised.
 
     The result is of the original type where that can be imported and is an ``Exception``; otherwise, and also for
@@ -245,7 +247,7 @@ def _bare_node(exc: BaseException) -> Node:
     notes = own_notes if type(own_notes) in (list, tuple) else ()
     return {
         "type": _type_names(exc),
-        "message": _try("<exception str() failed>", _message, exc),
+        "message": _try(_NO_MESSAGE, _message, exc),
         "notes": tuple(_try("<note str() failed>", _message, note) for note in notes),
         "args_repr": "",
         "frames": (),
@@ -335,10 +337,13 @@ class _Rebuilding:
         cls = _find_class(*node["type"])
         if cls is None or "dict" not in node:
             return None
+        # A class whose __str__ fails would break every report.
+        if node["message"] == _NO_MESSAGE and isinstance(cls.__str__, FunctionType):
+            return None
         exc = _try_here(None, self.loads, node["reduced"]) if node.get("reduced") else None
         if type(exc) is not cls:
             exc = _try_here(None, self.assemble, number, node, cls)
-        # A class whose __str__ needs what did not come along would break every report.
+        # It may need what did not come along.
         if exc is None or _try_here(None, str, exc) is None:
             self.made.pop(number, None)
             return None

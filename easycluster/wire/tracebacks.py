@@ -128,7 +128,10 @@ def _positions(tb: TracebackType) -> Tuple[Optional[int], Optional[int], Optiona
 
 def _function_source(frame: FrameType, line: int) -> Tuple[int, Tuple[str, ...]]:
     code = frame.f_code
-    lines = linecache.getlines(code.co_filename, frame.f_globals)
+    try:
+        lines = linecache.getlines(code.co_filename, frame.f_globals)
+    except Exception:  # noqa: BLE001  # the module's own loader was asked
+        lines = []
     is_function = not code.co_name.startswith("<") or code.co_name == "<lambda>"
     first = code.co_firstlineno if is_function else max(1, line - MAX_MODULE_SOURCE + 1)
     first = max(1, first, line - MAX_SOURCE + 1)

@@ -511,6 +511,16 @@ def test_compiled_text_without_source_still_has_its_frames():
     ]
 
 
+class BrokenLoader:
+    def get_source(self, name):
+        raise ZeroDivisionError
+
+
+def test_a_loader_that_fails_costs_only_the_source():
+    exc = raised(run_as, "broken", "1 / 0", __loader__=BrokenLoader())
+    assert [entry.name for entry in exc_frames(cross(exc))] == ["raised", "run_as", "<module>"]
+
+
 def test_without_a_label_the_source_of_our_own_files_stays_as_it_is():
     before = linecache.getlines(__file__)
     rebuild(describe(raised(throw, ValueError("x"))))

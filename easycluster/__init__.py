@@ -1,0 +1,162 @@
+"""EasyCluster: plain Python on other machines, over ssh with nothing installed there.
+
+    from easycluster import Client, define_common
+
+    define_common("def add(a, b): return a + b")
+    host = Client(host="gpu01", ssh=True)
+    host.add(2, 3)
+
+Everything public is here; what is heavy is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from easycluster import errors
+from easycluster.definitions import define_common, definitions_module
+from easycluster.errors import (
+    AuthenticationError,
+    BootstrapError,
+    CallCancelled,
+    CallTimeout,
+    ConnectError,
+    ConnectionClosed,
+    ConnectionLost,
+    ConnectTimeout,
+    EasyClusterError,
+    ForkedClientError,
+    HostKeyError,
+    HostNotFound,
+    KeyFileError,
+    RemoteError,
+    RemoteException,
+    SerializationError,
+    SessionError,
+    SpecError,
+    StaleProxy,
+    WorkerDied,
+)
+from easycluster.far.namespace import exec_return, get_global, set_global
+from easycluster.objects.exports import ServerObject, callback, make_server_class, make_singleton
+from easycluster.objects.proxies import DefaultRemoteProxy, FileProxy, GeneratorProxy, RemoteProxy, SelfIterProxy
+from easycluster.version import DEFAULT_PORT, VERSION
+
+if TYPE_CHECKING:
+    from easycluster.client.client import SINGLE, deadline
+    from easycluster.client.group import ClientGroup, call_method_multi, call_multi, eval_multi, execblock_multi
+    from easycluster.client.response import NonblockingResponse
+    from easycluster.connect import AutoThreadingClient, Client, Connection, ThreadedClient
+    from easycluster.keys import (
+        add_key_options,
+        decode_key,
+        generate_key,
+        key_from_options,
+        read_key_file,
+        write_key_file,
+    )
+    from easycluster.lab import Lab
+    from easycluster.spec import ConnectionSpec, parse_connection_spec
+
+__version__ = VERSION
+
+# Where the names are that are loaded on first use.
+_LAZY = {
+    "AutoThreadingClient": "connect",
+    "Client": "connect",
+    "ClientGroup": "client.group",
+    "Connection": "connect",
+    "ConnectionSpec": "spec",
+    "Lab": "lab",
+    "NonblockingResponse": "client.response",
+    "SINGLE": "client.client",
+    "ThreadedClient": "connect",
+    "add_key_options": "keys",
+    "call_method_multi": "client.group",
+    "call_multi": "client.group",
+    "deadline": "client.client",
+    "decode_key": "keys",
+    "eval_multi": "client.group",
+    "execblock_multi": "client.group",
+    "generate_key": "keys",
+    "key_from_options": "keys",
+    "parse_connection_spec": "spec",
+    "read_key_file": "keys",
+    "write_key_file": "keys",
+}
+
+__all__ = [
+    "DEFAULT_PORT",
+    "SINGLE",
+    "VERSION",
+    "AuthenticationError",
+    "AutoThreadingClient",
+    "BootstrapError",
+    "CallCancelled",
+    "CallTimeout",
+    "Client",
+    "ClientGroup",
+    "ConnectError",
+    "ConnectTimeout",
+    "Connection",
+    "ConnectionClosed",
+    "ConnectionLost",
+    "ConnectionSpec",
+    "DefaultRemoteProxy",
+    "EasyClusterError",
+    "FileProxy",
+    "ForkedClientError",
+    "GeneratorProxy",
+    "HostKeyError",
+    "HostNotFound",
+    "KeyFileError",
+    "Lab",
+    "NonblockingResponse",
+    "RemoteError",
+    "RemoteException",
+    "RemoteProxy",
+    "SelfIterProxy",
+    "SerializationError",
+    "ServerObject",
+    "SessionError",
+    "SpecError",
+    "StaleProxy",
+    "ThreadedClient",
+    "WorkerDied",
+    "add_key_options",
+    "call_method_multi",
+    "call_multi",
+    "callback",
+    "deadline",
+    "decode_key",
+    "define_common",
+    "definitions_module",
+    "errors",
+    "eval_multi",
+    "exec_return",
+    "execblock_multi",
+    "generate_key",
+    "get_global",
+    "key_from_options",
+    "make_server_class",
+    "make_singleton",
+    "parse_connection_spec",
+    "read_key_file",
+    "set_global",
+    "write_key_file",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _LAZY.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,880 @@
+"""``Client``: the classic interface over one session."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+import select
+import socket
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from easycluster.client.endpoint import Endpoint
+from easycluster.client.globals import GlobalProxy
+from easycluster.client.response import NonblockingResponse
+from easycluster.errors import (
+    CallTimeout,
+    ConnectionClosed,
+    ForkedClientError,
+    RemoteError,
+    RemoteException,
+    SessionError,
+)
+from easycluster.link.operations import Op, describe_operation
+from easycluster.link.session import Expired, Pending
+from easycluster.objects.proxies import take_keywords
+from easycluster.wire import failures
+from easycluster.wire.frames import MARKED, SINGLE_THREAD, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from easycluster.client.session import NearSession
+
+__all__ = ["SINGLE", "BaseClient", "deadline"]
+
+SINGLE = -1
+"""Thread number that gives a call a far-side thread of its own."""
+
+_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("easycluster_deadline", default=None)
+_monotonic = time.monotonic
+
+# Seconds that output which belongs before an answer may take.
+OUTPUT_TIME = 2.0
+# Items of a generator asked for at once: few at first, so that the first one is not held up.
+FIRST_ITEMS, MOST_ITEMS = 8, 1024
+
+_live: weakref.WeakSet[BaseClient] = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Limit every far-side call made in a ``with`` block, all of them together.
+
+    Args:
+        seconds: The span from now on.
+
+    Raises:
+        CallTimeout: In the block, by the call that runs when the span is over.
+    """
+    end = _monotonic() + seconds
+    outer = _deadline.get()
+    token = _deadline.set(end if outer is None else min(end, outer))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+class BaseClient:
+    """What every client does with a session, however it was connected."""
+
+    def __init__(self) -> None:
+        self._endpoint: Endpoint | None = None
+        self._session: NearSession | None = None
+        self._opener: Callable[[], Endpoint] | None = None
+        self._peername = ""
+        self._remote_host: str | None = None
+        self._remote_port: int | None = None
+        self._default_thread = 0
+        self._thread_numbers: dict[Any, int] = {0: 0, SINGLE: SINGLE_THREAD}
+        self._sent_blocks: dict[str, int] = {}
+        self._definition_names: tuple[str, ...] = ()
+        self._lock = threading.RLock()
+        self._arrived: deque[Pending] = deque()
+        self._notifier: _Notifier | None = None
+        self._ended_error: SessionError | None = None
+        self._respawn_due = False
+        self._partial = ["", ""]
+        self._output_lock = threading.Lock()
+        self.on_output: Callable[[str, str], None] = self._print_output
+        _live.add(self)
+
+    # Where it is connected to --------------------------------------------------------------------
+
+    @property
+    def peername(self) -> str:
+        """The far side as messages name it."""
+        return self._peername
+
+    @property
+    def connected(self) -> bool:
+        """Whether calls can be made."""
+        session = self._session
+        return session is not None and session.ended is None
+
+    @property
+    def remote_host(self) -> str | None:
+        """The host given to :meth:`connect`, None for a local session."""
+        return self._remote_host
+
+    @property
+    def remote_port(self) -> int | None:
+        """The port given to :meth:`connect`, None for a local session."""
+        return self._remote_port
+
+    @property
+    def server_version(self) -> str | None:
+        """Version of EasyCluster on the far side; a tuple of Python's is in :attr:`server_python`."""
+        return self._endpoint.hello.get("version") if self._endpoint is not None else None
+
+    @property
+    def server_python(self) -> tuple[int, ...] | None:
+        """Version of the far side's Python."""
+        return self._endpoint.hello.get("python_version") if self._endpoint is not None else None
+
+    def __repr__(self) -> str:
+        state = "connected" if self.connected else "not connected"
+        return f"<{type(self).__name__} {self._peername or '?'}, {state}>"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(f"{self!r} cannot be pickled: a connection belongs to its process")
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # The session ---------------------------------------------------------------------------------
+
+    def _open(self, opener: Callable[[], Endpoint]) -> None:
+        """Bring a session up with what ``opener`` makes, and send the definitions."""
+        with self._lock:
+            self._opener = opener
+            self._ended_error = None
+            endpoint = opener()
+            self._use(endpoint)
+            try:
+                self._after_connect()
+            except BaseException:
+                self.close("the definitions could not be sent")
+                raise
+
+    def _use(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._session = session = endpoint.session
+        assert session is not None  # open() has made it
+        session.notify_completed = self._notify
+        self._sent_blocks = {}
+        self._thread_numbers = {0: 0, SINGLE: SINGLE_THREAD}
+        self._respawn_due = False
+
+    def _after_connect(self) -> None:
+        self.update_definitions()
+
+    def _usable(self) -> NearSession:
+        """Return the session, or raise why there is none; replace a worker that was killed for us."""
+        session = self._session
+        if session is not None and session.ended is None:
+            return session
+        if self._respawn_due:
+            with self._lock:
+                if self._respawn_due:
+                    self._replace_worker()
+                    assert self._session is not None
+                    return self._session
+        raise self._why_unusable()
+
+    def _why_unusable(self) -> Exception:
+        if self._ended_error is not None:
+            error = self._ended_error
+            return type(error)(f"{error.reason}; reconnect() starts anew", error.host)
+        endpoint = self._endpoint
+        if endpoint is None:
+            return ConnectionClosed("not connected; call connect() first", self._peername)
+        if isinstance(endpoint, _Forked):
+            return ForkedClientError(
+                "this client was connected by the parent of this process; connect another one here", self._peername
+            )
+        error = endpoint.why_ended()
+        self._ended_error = error
+        return error
+
+    def _replace_worker(self, timeout: float = 10.0) -> None:
+        """Get a fresh worker from the keeper; its globals and objects are new."""
+        endpoint = self._endpoint
+        assert endpoint is not None
+        endpoint.respawn(timeout)
+        self._use(endpoint)
+        self._ended_error = None
+        self._after_connect()
+
+    def reconnect(self) -> None:
+        """Start with a fresh far side: new globals; proxies from before are stale.
+
+        If only the worker died, the host's keeper starts another one and the connection stays.
+
+        Raises:
+            ValueError: If there was no connection before.
+            ConnectError: If the far side does not come up.
+        """
+        if self._opener is None:
+            raise ValueError("cannot reconnect before the first connection: call connect() first")
+        with self._lock:
+            endpoint = self._endpoint
+            if endpoint is not None and not isinstance(endpoint, _Forked) and endpoint.keeper_lives:
+                try:
+                    self._replace_worker()
+                except OSError:
+                    pass
+                else:
+                    return
+            self.close()
+            self._open(self._opener)
+
+    def close(self, message: str = "the connection was closed") -> None:
+        """Close the connection; calls that wait get a ConnectionClosed with ``message``.
+
+        The far side ends everything the session started.  A second call does nothing.
+        """
+        endpoint = self._endpoint
+        if endpoint is None or isinstance(endpoint, _Forked):
+            return
+        self._respawn_due = False
+        endpoint.close(message)
+        self._run_completions(fail_rest=True)
+        if self._notifier is not None:
+            self._notifier.close()
+            self._notifier = None
+
+    # Requests --------------------------------------------------------------------------------------
+
+    def _thread_number(self, threadid: int | None) -> int:
+        """Return the number a far-side thread has on the wire."""
+        if threadid is None:
+            threadid = self._default_thread
+        number = self._thread_numbers.get(threadid)
+        if number is None:
+            with self._lock:
+                number = self._thread_numbers.setdefault(threadid, len(self._thread_numbers))
+        return number
+
+    def _request(
+        self,
+        operation: tuple[Any, ...],
+        nonblocking: bool = False,
+        oncomplete: Any = None,
+        onerror: Any = None,
+        threadid: int | None = None,
+        origexc: bool | str = True,
+        timeout: float | None = None,
+    ) -> Any:
+        """Send a request, and wait for its answer unless told otherwise."""
+        session = self._session
+        if session is None or session.ended is not None:
+            session = self._usable()
+        thread = self._thread_number(threadid)
+        if oncomplete is not None:
+            return self._request_with_callback(session, operation, thread, oncomplete, onerror or oncomplete)
+        if nonblocking:
+            pending = session.request(operation, thread, None, False, self._note_arrival, threadid is None)
+            response = NonblockingResponse(self, pending, origexc)
+            pending.on_done = response._arrived
+            return response
+        limit = _deadline.get()
+        if timeout is not None:
+            limit = _monotonic() + timeout if limit is None else min(limit, _monotonic() + timeout)
+        try:
+            pending = session.request(operation, thread, limit, nested=threadid is None)
+        except Expired as exc:
+            self._interrupted(exc)
+            span = timeout if timeout is not None else 0.0
+            raise CallTimeout(self._peername, describe_operation(operation), span) from None
+        except OSError as exc:
+            if exc is session.ended:
+                raise self._explained(Pending(operation, True)) from exc
+            raise
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+        value, error = self._await_until(session, pending, limit, timeout)
+        if self._arrived or session.completions:
+            self._run_completions()
+        if error is None:
+            return value
+        raise self._chosen(error, origexc)
+
+    def _interrupted(self, exc: BaseException) -> None:
+        """A request may be on its way although nobody waits for it any more: stop it there."""
+        request = getattr(exc, "easycluster_request", None)
+        if request is not None and self._endpoint is not None:
+            self._endpoint.cancel(request)
+
+    def _request_with_callback(
+        self, session: NearSession, operation: tuple[Any, ...], thread: int, oncomplete: Any, onerror: Any
+    ) -> int:
+        def done(pending: Pending) -> None:
+            try:
+                value, error = self._await(pending, None)
+            except (OSError, RemoteError) as exc:
+                value, error = None, RemoteException(exc, [])
+            function = oncomplete if error is None else onerror
+            argument = value if error is None else error
+            if isinstance(function, tuple):
+                function[0](argument, *function[1:])
+            else:
+                function(argument)
+
+        return session.request(operation, thread, None, False, done).request
+
+    def _await(self, pending: Pending, timeout: float | None) -> tuple[Any, RemoteException | None]:
+        """Wait for an answer that was asked for earlier."""
+        session = self._session
+        assert session is not None
+        limit = _deadline.get()
+        if timeout is not None:
+            limit = _monotonic() + timeout if limit is None else min(limit, _monotonic() + timeout)
+        result = self._await_until(session, pending, limit, timeout)
+        if self._arrived or session.completions:
+            self._run_completions()
+        return result
+
+    def _await_until(
+        self, session: NearSession, pending: Pending, limit: float | None, timeout: float | None
+    ) -> tuple[Any, RemoteException | None]:
+        """Wait for the answer to a request; return its value or its error."""
+        try:
+            message = session.wait_item(pending, limit)
+            while message[0] == Kind.CALL:
+                session.answer(message)
+                message = session.wait_item(pending, limit)
+        except Expired:
+            raise self._timed_out(session, pending, timeout) from None
+        except OSError as exc:
+            if exc is session.ended:
+                raise self._explained(pending) from exc
+            raise
+        except BaseException:
+            session.pending.pop(pending.request, None)
+            self._cancel(pending)
+            raise
+        if message[1] & MARKED and self._endpoint is not None and self._endpoint.control is not None:
+            self._endpoint.control.wait_mark(message[3], OUTPUT_TIME)
+        value = session.load(message)
+        if message[0] == Kind.REPLY:
+            return value, None
+        return None, self._rebuilt(session, value)
+
+    def _rebuilt(self, session: NearSession, failure: Any) -> RemoteException:
+        orig = failures.rebuild(failure, loads=session.values.loads, host=self._peername)
+        return RemoteException(orig, failures.text(failure))
+
+    def _explained(self, pending: Pending) -> Exception:
+        endpoint = self._endpoint
+        if endpoint is None or isinstance(endpoint, _Forked):
+            return self._why_unusable()
+        error = endpoint.explain(pending)
+        if not self.connected:
+            self._ended_error = error
+        return error
+
+    def _chosen(self, error: RemoteException, origexc: bool | str) -> BaseException:
+        """Return which exception a caller wants to see, printing the traceback if that is wanted."""
+        orig = error.orig
+        if not origexc or orig is None:
+            return error
+        if origexc != "quiet" and not isinstance(orig, StopIteration):
+            self.report_exception(error)
+        return orig
+
+    # Deadlines -------------------------------------------------------------------------------------
+
+    def _cancel(self, pending: Pending) -> None:
+        """Stop a call on the far side; nobody waits for its answer."""
+        session, endpoint = self._session, self._endpoint
+        if session is not None:
+            session.pending.pop(pending.request, None)
+        if endpoint is not None and not isinstance(endpoint, _Forked) and session is not None and session.ended is None:
+            endpoint.cancel(pending.request)
+
+    def _timed_out(self, session: NearSession, pending: Pending, timeout: float | None) -> Exception:
+        """The deadline of a call has passed: stop it, and find out where it was."""
+        endpoint = self._endpoint
+        assert endpoint is not None
+        call = describe_operation(pending.operation)
+        span = timeout if timeout is not None else _monotonic() - pending.started
+        endpoint.cancel(pending.request)
+        try:
+            message = session.wait_item(pending, _monotonic() + endpoint.CANCEL_TIME)
+            while message[0] == Kind.CALL:
+                # It asked something of us just before the end; it is told no by its own end.
+                message = session.wait_item(pending, _monotonic() + endpoint.CANCEL_TIME)
+        except Expired:
+            session.pending.pop(pending.request, None)
+            return CallTimeout(self._peername, call, span)
+        except OSError:
+            error = endpoint.explain(pending)
+            died = endpoint.control.died
+            if died is None or not died.killed:
+                return error
+            # Only this call could not be stopped: the next one finds a fresh worker.
+            self._respawn_due = True
+            return CallTimeout(self._peername, call, span, died.stack, worker_replaced=True)
+        stack = ""
+        if message[0] == Kind.RAISE:
+            with contextlib.suppress(Exception):
+                stack = "".join(failures.text(session.load(message))[1:-1])
+        return CallTimeout(self._peername, call, span, stack)
+
+    # Responses -------------------------------------------------------------------------------------
+
+    def _note_arrival(self, pending: Pending) -> None:
+        """Placeholder until the response object exists."""
+
+    def _notify(self) -> None:
+        """An answer to a nonblocking call is here; called by whoever reads, must not block."""
+        notifier = self._notifier
+        if notifier is not None:
+            notifier.set()
+
+    def _run_completions(self, fail_rest: bool = False) -> int:
+        """Run what waits for answers that are here; return how many there were."""
+        session = self._session
+        if session is None:
+            return 0
+        count = 0
+        while session.completions:
+            try:
+                pending = session.completions.popleft()
+            except IndexError:
+                break
+            count += 1
+            self._complete(pending)
+        if fail_rest:
+            for request in list(session.pending):
+                lost = session.pending.pop(request, None)
+                if lost is not None and lost.on_done is not None and not lost.items:
+                    self._complete(lost)
+        return count
+
+    def _complete(self, pending: Pending) -> None:
+        if pending.on_done is not None:
+            pending.on_done(pending)
+
+    def read_response(self, block: bool = True) -> bool:
+        """Read one response and run its completion function, if it has one.
+
+        Args:
+            block: Whether to wait for one.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            SessionError: If the session has ended.
+        """
+        session = self._usable()
+        while True:
+            if session.completions:
+                try:
+                    pending = session.completions.popleft()
+                except IndexError:
+                    continue
+                if not session.completions and self._notifier is not None:
+                    self._notifier.clear()
+                self._complete(pending)
+                return True
+            if not self._read_once(session, block) and not block:
+                return False
+
+    def _read_once(self, session: NearSession, block: bool) -> bool:
+        """Read what the link has; return whether anything came."""
+        if session.ended is not None:
+            raise self._why_unusable()
+        if not session._reading.acquire(timeout=0.05 if block else 0):
+            return False
+        try:
+            if not block and not session._decoder.ready and not session.stream.wait(write=False, timeout=0)[0]:
+                return False
+            session._pump(None)
+        finally:
+            session._leave_role()
+        return True
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable while a response can be read, for ``select``.
+
+        Raises:
+            SessionError: If not connected.
+        """
+        session = self._usable()
+        if self._notifier is None:
+            self._notifier = _Notifier(session.stream.fileno())
+            if session.completions:
+                self._notifier.set()
+        return self._notifier.fileno()
+
+    def write_fileno(self) -> int:
+        """Return the descriptor that requests are written to."""
+        return self._usable().stream.write_fileno()
+
+    def _watch(self) -> None:
+        """Have responses read although nobody waits: something waits for them in another way."""
+        session = self._session
+        if session is not None:
+            session.start_watcher(self._run_completions_quietly)
+            session.wake_watcher()
+            if session.notify_completed == self._notify:
+                session.notify_completed = self._notify_watcher
+
+    def _notify_watcher(self) -> None:
+        self._notify()
+        if self._session is not None:
+            self._session.wake_watcher()
+
+    def _run_completions_quietly(self) -> None:
+        try:
+            self._run_completions()
+        except Exception:  # noqa: BLE001 - a completion function failed; this thread must go on
+            import traceback
+
+            traceback.print_exc()
+
+    def ready(self) -> bool:
+        """Whether requests can be made."""
+        return self.connected
+
+    def wait_ready(self) -> None:
+        """Wait until requests can be made; raises if there is no connection."""
+        self._usable()
+
+    # Calls -----------------------------------------------------------------------------------------
+
+    def call(self, func: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function by name.
+
+        Args:
+            func: Dotted name; simple names are looked for in the definitions first.
+            args: Positional arguments.
+            kwargs: Keyword arguments; ``nonblocking``, ``oncomplete``, ``onerror``, ``threadid`` and
+                ``origexc`` are taken out and mean what they mean in :meth:`send_request`.
+        """
+        keywords = take_keywords(kwargs)
+        return self._request((Op.CALL, func, args, kwargs), *keywords)
+
+    def raw_call(
+        self,
+        func: str,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        nonblocking: bool = False,
+        oncomplete: Any = None,
+        onerror: Any = None,
+        threadid: int | None = None,
+        origexc: bool | str = True,
+        timeout: float | None = None,
+    ) -> Any:
+        """Call a function by name; nothing is taken out of ``kwargs``.
+
+        Args:
+            func: Dotted name.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            nonblocking: See :meth:`send_request`.
+            oncomplete: See :meth:`send_request`.
+            onerror: See :meth:`send_request`.
+            threadid: See :meth:`send_request`.
+            origexc: See :meth:`send_request`.
+            timeout: See :meth:`send_request`.
+        """
+        operation = (Op.CALL, func, tuple(args), kwargs or {})
+        return self._request(operation, nonblocking, oncomplete, onerror, threadid, origexc, timeout)
+
+    def send_request(
+        self,
+        oid: int,
+        meth: str,
+        args: Sequence[Any],
+        kwargs: dict[str, Any] | None = None,
+        nonblocking: bool = False,
+        oncomplete: Any = None,
+        onerror: Any = None,
+        threadid: int | None = None,
+        origexc: bool | str = True,
+        timeout: float | None = None,
+    ) -> Any:
+        """Call a method of a far-side object.
+
+        Args:
+            oid: Number of the object; 0 is the root object, see :meth:`get_root`.
+            meth: Name of the method.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            nonblocking: Return a :class:`NonblockingResponse` at once.
+            oncomplete: Return at once; called with the result later: a function, or a tuple of a
+                function and further arguments.
+            onerror: Called with a RemoteException instead of ``oncomplete`` if the call raised.
+            threadid: Number of the far-side thread to run it in, any int; ``SINGLE`` for a new one.
+            origexc: True raises the original exception and prints the far-side traceback,
+                ``"quiet"`` raises it without printing, False raises a RemoteException.
+            timeout: Seconds until the call is stopped on the far side.
+
+        Returns:
+            The result, a response, or the request's number with ``oncomplete``.
+
+        Raises:
+            CallTimeout: If it did not finish in time.
+            SessionError: If the session has ended.
+            SerializationError: If a value cannot cross.
+            Exception: What the call raised.
+        """
+        keywords = (nonblocking, oncomplete, onerror, threadid, origexc, timeout)
+        if oid == 0:
+            return self.get_root().raw_call_method(meth, tuple(args), kwargs, *keywords)
+        return self._request((Op.METHOD, oid, meth, tuple(args), kwargs or {}), *keywords)
+
+    def get_attribute(self, oid: int, name: str, **keywords: Any) -> Any:
+        """Return an attribute of a far-side object."""
+        return self._request((Op.GET, oid, name), **keywords)
+
+    def set_attribute(self, oid: int, name: str, value: Any, **keywords: Any) -> Any:
+        """Set an attribute of a far-side object."""
+        return self._request((Op.SET, oid, name, value), **keywords)
+
+    def del_attribute(self, oid: int, name: str, **keywords: Any) -> Any:
+        """Delete an attribute of a far-side object."""
+        return self._request((Op.DELETE, oid, name), **keywords)
+
+    def get_method(self, oid: int, name: str) -> tuple[bool, Any]:
+        """Return ``(True, None)`` if the attribute is a method, else ``(False, its value)``."""
+        try:
+            found: tuple[bool, Any] = self._request((Op.METHOD_OR_VALUE, oid, name), origexc=False)
+        except RemoteException as exc:
+            if exc.orig is None or isinstance(exc.orig, AttributeError):
+                raise (exc.orig or exc) from None
+            self.report_exception(exc)
+            raise exc.orig from None
+        return found
+
+    def stream(self, oid: int) -> Iterator[Any]:
+        """Iterate over a far-side generator, reading ahead while the caller works on what came."""
+        most = FIRST_ITEMS
+        response = self._request((Op.ITEMS, oid, most), nonblocking=True, origexc="quiet")
+        more = True
+        while more:
+            items, more = response.wait()
+            if more:
+                most = min(MOST_ITEMS, most * 2)
+                response = self._request((Op.ITEMS, oid, most), nonblocking=True, origexc="quiet")
+            yield from items
+
+    def eval(
+        self,
+        expr: str,
+        nonblocking: bool = False,
+        oncomplete: Any = None,
+        onerror: Any = None,
+        threadid: int | None = None,
+        origexc: bool | str = True,
+        timeout: float | None = None,
+    ) -> Any:
+        """Evaluate an expression among the definitions; keywords as in :meth:`send_request`."""
+        return self._request((Op.EVAL, expr), nonblocking, oncomplete, onerror, threadid, origexc, timeout)
+
+    def execblock(
+        self,
+        code: str,
+        nonblocking: bool = False,
+        oncomplete: Any = None,
+        onerror: Any = None,
+        threadid: int | None = None,
+        origexc: bool | str = True,
+        timeout: float | None = None,
+    ) -> Any:
+        """Run statements among the definitions; returns what they give to ``exec_return``."""
+        return self._request((Op.EXEC, code), nonblocking, oncomplete, onerror, threadid, origexc, timeout)
+
+    def import_modules(
+        self,
+        names: Iterable[str],
+        nonblocking: bool = False,
+        oncomplete: Any = None,
+        onerror: Any = None,
+        threadid: int | None = None,
+        origexc: bool | str = True,
+    ) -> Any:
+        """Import modules on the far side; keywords as in :meth:`send_request`."""
+        return self._request((Op.IMPORT, list(names)), nonblocking, oncomplete, onerror, threadid, origexc)
+
+    def import_module(
+        self,
+        name: str,
+        nonblocking: bool = False,
+        oncomplete: Any = None,
+        onerror: Any = None,
+        threadid: int | None = None,
+        origexc: bool | str = True,
+    ) -> Any:
+        """Import a module on the far side; keywords as in :meth:`send_request`."""
+        return self.import_modules([name], nonblocking, oncomplete, onerror, threadid, origexc)
+
+    def get_root(self) -> Any:
+        """Return a proxy for the root object, which has ``call``, ``eval`` and so on as methods."""
+        return self._request((Op.SERVICE, "root"))
+
+    def update_definitions(
+        self,
+        nonblocking: bool = False,
+        oncomplete: Any = None,
+        onerror: Any = None,
+        threadid: int | None = None,
+        origexc: bool | str = True,
+    ) -> Any:
+        """Send what ``define_common`` got since the last time.
+
+        Raises:
+            Exception: What the definitions raise on the far side.
+        """
+        blocks, counts = self._new_blocks()
+        if not blocks and not (nonblocking or oncomplete is not None):
+            return None
+        result = self._request((Op.UPDATE, blocks), nonblocking, oncomplete, onerror, threadid, origexc)
+        self._sent_blocks.update(counts)
+        return result if nonblocking or oncomplete is not None else None
+
+    def _new_blocks(self) -> tuple[list[Any], dict[str, int]]:
+        """Return the definitions this worker lacks, and how many it has afterwards."""
+        return [], {}
+
+    # Threads ---------------------------------------------------------------------------------------
+
+    def set_default_thread(self, threadid: int) -> None:
+        """Set the far-side thread for calls that do not name one."""
+        self._default_thread = threadid
+
+    def stop_remote_thread(self, threadid: int) -> None:
+        """Let a far-side thread end once it has answered what it was sent."""
+        if threadid in (0, SINGLE):
+            return
+        with self._lock:
+            number = self._thread_numbers.get(threadid)
+        if number is not None:
+            self._usable().send(Kind.STOP_THREAD, 0, b"", thread=number)
+
+    # Output ----------------------------------------------------------------------------------------
+
+    def report_exception(self, exc: RemoteException) -> None:
+        """Print a far-side traceback to ``sys.stderr``; may be overridden.
+
+        Args:
+            exc: The exception; its traceback is in ``exc.text``.
+        """
+        if isinstance(exc.orig, StopIteration) or not exc.text:
+            return
+        print(f"*** Remote exception from {self._peername}:\n{''.join(exc.text)}", file=sys.stderr)  # noqa: T201
+
+    def flush_output(self, timeout: float = OUTPUT_TIME) -> bool:
+        """Wait until all that the far side has written was passed to ``on_output``.
+
+        Returns:
+            False if that took longer than ``timeout`` seconds.
+        """
+        endpoint = self._endpoint
+        if endpoint is None or isinstance(endpoint, _Forked):
+            return True
+        return endpoint.control.flush_output(timeout)
+
+    def _take_output(self, stream: int, data: bytes) -> None:
+        """Decode output of the far side; in the monitor's thread."""
+        try:
+            self.on_output("stdout" if stream == 1 else "stderr", data.decode("utf-8", "backslashreplace"))
+        except Exception:  # noqa: BLE001 - the receiver failed; the session goes on
+            import traceback
+
+            traceback.print_exc()
+
+    def _print_output(self, stream: str, text: str) -> None:
+        """Print output line by line, each with the name of the far side in front."""
+        target = sys.stdout if stream == "stdout" else sys.stderr
+        index = 0 if stream == "stdout" else 1
+        with self._output_lock:
+            lines = (self._partial[index] + text).split("\n")
+            self._partial[index] = lines.pop()
+            if lines:
+                target.write("".join(f"[{self._peername}] {line}\n" for line in lines))
+                target.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return GlobalProxy(self, name)
+
+
+class _Notifier:
+    """A descriptor that is readable while responses are here or bytes are on the way."""
+
+    def __init__(self, link_fd: int) -> None:
+        self._receive, self._send = socket.socketpair()
+        self._receive.setblocking(False)
+        self._send.setblocking(False)
+        self._epoll: Any = None
+        if hasattr(select, "epoll"):
+            self._epoll = select.epoll()
+            self._epoll.register(link_fd, select.EPOLLIN)
+            self._epoll.register(self._receive.fileno(), select.EPOLLIN)
+        self._link_fd = link_fd
+
+    def fileno(self) -> int:
+        return int(self._epoll.fileno()) if self._epoll is not None else self._link_fd
+
+    def set(self) -> None:
+        with contextlib.suppress(OSError):
+            self._send.send(b"r")
+
+    def clear(self) -> None:
+        with contextlib.suppress(OSError):
+            while self._receive.recv(4096):
+                pass
+
+    def close(self) -> None:
+        if self._epoll is not None:
+            self._epoll.close()
+        self._receive.close()
+        self._send.close()
+
+
+class _Forked:
+    """Stands in a client for the endpoint that belongs to the parent process."""
+
+    hello: dict[str, Any] = {}
+    keeper_lives = False
+
+
+def _after_fork_in_child() -> None:
+    """Leave the parent's sessions alone: they are not ours to use or to end."""
+    for client in list(_live):
+        if client._endpoint is not None:
+            # The descriptors stay open as long as this process does not exec; nothing is sent on them.
+            client._session = None
+            client._endpoint = _Forked()  # type: ignore[assignment]
+            client._lock = threading.RLock()
+            client._notifier = None
+    _live.clear()
+
+
+def close_all(timeout: float = 2.0) -> None:
+    """Close every connection of this process; run at its end."""
+    clients = [client for client in list(_live) if client._endpoint is not None]
+    threads = [threading.Thread(target=client.close, args=("the process is ending",), daemon=True) for client in clients]
+    started = []
+    for thread, client in zip(threads, clients, strict=True):
+        try:
+            thread.start()
+            started.append(thread)
+        except RuntimeError:
+            # No new threads at the very end of the interpreter.
+            client.close("the process is ending")
+    end = _monotonic() + timeout
+    for thread in started:
+        thread.join(max(0.0, end - _monotonic()))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+

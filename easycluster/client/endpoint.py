@@ -1,0 +1,346 @@
+"""One far side, as the near side holds it: its control link, its worker, its data link."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from easycluster.client.monitor import HEARTBEAT, Control, Died, monitor
+from easycluster.client.session import NearSession
+from easycluster.errors import (
+    BootstrapError,
+    ConnectError,
+    ConnectionClosed,
+    ConnectionLost,
+    ConnectTimeout,
+    SessionError,
+    WorkerDied,
+)
+from easycluster.link.operations import describe_operation
+from easycluster.link.session import Expired, Pending
+from easycluster.link.streams import DataLink
+from easycluster.objects.registry import Exports, Proxies
+from easycluster.version import VERSION
+from easycluster.wire.frames import Kind
+from easycluster.wire.values import PeerInfo, Values, this_python
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Carrier", "Endpoint", "Options"]
+
+# Seconds that the control link gets to say why the data link ended.
+EXPLAIN_TIME = 2.0
+# Seconds a cancelled call gets to end by itself before its worker is killed.
+CANCEL_GRACE = 2.0
+
+
+class Carrier(Protocol):
+    """A transport that can reach one far side."""
+
+    # Whether the keeper offers a unix socket to hand pipes over.
+    needs_socket: bool
+    # Whether compression is ours to do; ssh does its own.
+    compresses_frames: bool
+
+    def open_control(self, control: Control, timeout: float) -> None:
+        """Start the far side and connect the control link."""
+
+    def open_data(self, control: Control, marker: bytes, timeout: float) -> DataLink:
+        """Connect a data link to the worker."""
+
+    def words(self) -> str:
+        """Return what ssh or the system said about the link, "" if nothing."""
+
+    def kill(self) -> None:
+        """End the link by force, so that a blocked read returns."""
+
+    def close(self, timeout: float) -> None:
+        """Give everything back."""
+
+
+@dataclass
+class Options:
+    """What a session is opened with.
+
+    Attributes:
+        label: The host as messages name it.
+        definitions: Names of its definitions modules.
+        compress: Whether the link is compressed, where the transport can.
+        heartbeat: Seconds between heartbeats.
+        lost_after: Seconds of silence after which the other side counts as lost.
+        max_frame: The largest single message, in bytes.
+    """
+
+    label: str
+    definitions: Sequence[str] = ()
+    compress: bool = False
+    heartbeat: float = HEARTBEAT
+    lost_after: float = HEARTBEAT * 3
+    max_frame: int = 4 << 30
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Endpoint:
+    """One far side: a keeper, its worker and the links to both.
+
+    Args:
+        carrier: Reaches it.
+        options: See there.
+        connection: What proxies talk to.
+        on_output: Called with 1 or 2 and bytes of output, in the monitor's thread.
+        services: What the far side may ask of this side, by name.
+    """
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        options: Options,
+        connection: Any,
+        on_output: Callable[[int, bytes], None],
+        services: dict[str, Callable[..., Any]],
+    ) -> None:
+        self.options = options
+        self.label = options.label
+        self.session: NearSession | None = None
+        self.hello: dict[str, Any] = {}
+        self.closed_because = ""
+        self._carrier = carrier
+        self._connection = connection
+        self._services = services
+        self._marker = os.urandom(16)
+        self._data: DataLink | None = None
+        self._closing = threading.Lock()
+        self.control = Control(
+            options.label, on_output, self._control_ended, options.heartbeat, options.lost_after
+        )
+        self.control.on_idle = self._idle
+
+    # Seconds within which a cancelled call has ended, or its worker been killed.
+    CANCEL_TIME = CANCEL_GRACE + 1.5
+
+    # Opening -----------------------------------------------------------------------------------
+
+    def open(self, timeout: float) -> None:
+        """Bring the far side up.
+
+        Raises:
+            ConnectError: If it does not come up within the timeout.
+        """
+        end = time.monotonic() + timeout
+        control = self.control
+        try:
+            self._carrier.open_control(control, timeout)
+            monitor().add(control)
+            control.send(Kind.HELLO, 0, pickle.dumps(self._settings(), 4))
+            if self._carrier.needs_socket and not control.wait_for(
+                lambda: control.hello is not None, max(0.0, end - time.monotonic())
+            ):
+                raise self._did_not_come_up(timeout)
+            self._open_data(end, timeout)
+        except BaseException:
+            self.close(ConnectionClosed("the session did not come up", self.label), timeout=0.5)
+            raise
+
+    def _settings(self) -> dict[str, Any]:
+        options = self.options
+        return {
+            "lease": options.lost_after,
+            "label": options.label,
+            "definitions": list(options.definitions),
+            "socket": self._carrier.needs_socket,
+            "marker": self._marker if self._carrier.needs_socket else b"",
+            "near": this_python(),
+            "max_frame": options.max_frame,
+            "version": VERSION,
+            "compress": options.compress and self._carrier.compresses_frames,
+            **options.extra,
+        }
+
+    def _open_data(self, end: float, timeout: float) -> None:
+        """Connect to the worker and wait for its hello."""
+        remaining = max(0.1, end - time.monotonic())
+        link = self._data = self._carrier.open_data(self.control, self._marker, remaining)
+        exports, proxies = Exports(), Proxies(self._connection)
+        values = Values(exports, proxies, self._connection, peer=PeerInfo(self.label, None))
+        session = NearSession(
+            link.stream, values, link.send_key, link.receive_key, self.options.max_frame, services=self._services
+        )
+        session.name = "the near side"
+        session.compress = self.options.compress and self._carrier.compresses_frames
+        session.label = self.label
+        self.session = session
+        try:
+            message = session.wait_item(session.hello, end)
+        except Expired:
+            raise self._did_not_come_up(timeout) from None
+        except OSError as exc:
+            raise self._did_not_come_up(timeout, exc) from exc
+        self.hello = pickle.loads(message[4])
+        values.peer.python = tuple(self.hello["python"])
+
+    def _did_not_come_up(self, timeout: float, exc: OSError | None = None) -> ConnectError:
+        control = self.control
+        control.wait_for(lambda: control.died is not None, 0.5 if exc is not None else 0.0)
+        if control.died is not None:
+            return BootstrapError(
+                f"{self.label}: the worker {_how_it_ended(control.died)} while it started",
+                self.label,
+                control.died.last_output,
+            )
+        if exc is not None or control.ended:
+            reason = control.ended or str(exc)
+            return ConnectError(f"{self.label}: the session did not come up: {reason}", self.label, self._carrier.words())
+        return ConnectTimeout(
+            f"{self.label}: no session within {timeout:g} s", self.label, self._carrier.words()
+        )
+
+    # A new worker ------------------------------------------------------------------------------
+
+    @property
+    def keeper_lives(self) -> bool:
+        """Whether a new worker can be had without a new connection."""
+        return not self.control.ended and not self.closed_because
+
+    def respawn(self, timeout: float) -> None:
+        """Replace the worker, which has died or is killed for this; its globals and objects are gone.
+
+        Raises:
+            OSError: If the far side is gone altogether.
+        """
+        control = self.control
+        end = time.monotonic() + timeout
+        self._end_session(StaleReason.REPLACED)
+        if control.died is None:
+            # It leaves when its link ends; one that does not is killed.
+            if not control.wait_for(lambda: control.died is not None, 1.0):
+                control.send(Kind.KILL)
+            control.wait_for(lambda: control.died is not None, max(0.1, end - time.monotonic()))
+        self._close_data()
+        control.worker_replaced()
+        control.send(Kind.SPAWN)
+        self._open_data(end, timeout)
+
+    # Errors ------------------------------------------------------------------------------------
+
+    def explain(self, pending: Pending) -> SessionError:
+        """Return why a call cannot be answered any more."""
+        call = describe_operation(pending.operation)
+        elapsed = time.monotonic() - pending.started
+        return self.why_ended(call, elapsed)
+
+    def why_ended(self, call: str = "", elapsed: float | None = None) -> SessionError:
+        """Return why the session cannot be used any more; waits a little for the news."""
+        control = self.control
+        if not self.closed_because:
+            control.wait_for(lambda: control.died is not None or bool(self.closed_because), EXPLAIN_TIME)
+        if self.closed_because and control.died is None:
+            return ConnectionClosed(self.closed_because, self.label, call, elapsed)
+        died = control.died
+        if died is not None:
+            reason = f"the worker {_how_it_ended(died)}"
+            if died.killed:
+                reason = "the worker was killed, because a call could not be interrupted"
+            error = WorkerDied(reason, self.label, call, elapsed, died.last_output)
+            error.signal, error.exit_code = died.signal, died.exit_code
+            return error
+        reason = control.ended or "the data link broke"
+        words = self._carrier.words().strip()
+        if words:
+            reason += f"; {words.splitlines()[-1]}"
+        last = control.last_output.decode("utf-8", "replace")
+        return ConnectionLost(reason, self.label, call, elapsed, last)
+
+    # Cancelling --------------------------------------------------------------------------------
+
+    def cancel(self, request: int, grace: float = CANCEL_GRACE) -> None:
+        """Ask the far side to stop a call; after ``grace`` seconds its worker is killed."""
+        self.control.send_quietly(Kind.CANCEL, request, pickle.dumps(grace, 4))
+
+    # The end -----------------------------------------------------------------------------------
+
+    def close(self, reason: SessionError | str = "the connection was closed", timeout: float = 2.0) -> None:
+        """End the session and give everything back; a second call does nothing."""
+        with self._closing:
+            if self.closed_because:
+                return
+            self.closed_because = reason if isinstance(reason, str) else reason.reason
+        control = self.control
+        self._end_session(StaleReason.CLOSED)
+        if not control.ended:
+            control.send_quietly(Kind.GOODBYE)
+            # The far side says goodbye, or its link ends.
+            control.wait_for(lambda: False, timeout)
+        said_goodbye = bool(control.ended)
+        control.end("closed")
+        if not said_goodbye:
+            self._kill_local()
+        self._carrier.close(timeout)
+        monitor().remove(control)
+        self._close_data()
+
+    def _end_session(self, reason: str) -> None:
+        """Let nobody use the session any more; the worker sees the end of its link."""
+        session = self.session
+        if session is not None:
+            session.values.proxies.detach_all(reason)
+            session.end(ConnectionResetError(reason))
+
+    def _close_data(self) -> None:
+        """Give the data link back, once the worker is gone and no thread reads it any more."""
+        session, data = self.session, self._data
+        self._data = None
+        if session is not None:
+            session.join_watcher(1.0)
+            session.close_stream()
+        if data is not None:
+            data.close()
+
+    def _kill_local(self) -> None:
+        """Make blocked reads return: the other end of a pipe has to go for that."""
+        self._carrier.kill()
+        pid = self.control.worker_pid
+        if pid and getattr(self._carrier, "is_local", False):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+
+    # The monitor -------------------------------------------------------------------------------
+
+    def _control_ended(self, reason: str) -> None:
+        """The control link has ended: so has the session.  In the monitor's thread."""
+        if self.closed_because:
+            return
+        session = self.session
+        if session is not None and session.ended is None:
+            session.end(ConnectionResetError(reason))
+        self._kill_local()
+
+    def _idle(self) -> None:
+        session = self.session
+        if session is not None and session.values.proxies.dropped:
+            session.flush_releases()
+
+
+class StaleReason:
+    """Why a proxy's object is gone."""
+
+    CLOSED = "its connection was closed"
+    REPLACED = "its worker was replaced"
+
+
+def _how_it_ended(died: Died) -> str:
+    if died.signal is not None:
+        try:
+            name = signal.Signals(died.signal).name
+        except ValueError:
+            name = f"signal {died.signal}"
+        return f"was killed by {name}"
+    return f"ended with exit code {died.exit_code}"
+
+

@@ -1,0 +1,52 @@
+"""Far-side globals as attributes of a client: ``client.os.path.join("a", "b")``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from easycluster.link.operations import Op
+from easycluster.objects.proxies import take_keywords
+
+if TYPE_CHECKING:
+    from easycluster.client.client import BaseClient
+
+__all__ = ["GlobalProxy"]
+
+
+class GlobalProxy:
+    """A name on the far side: call it, read or set its ``value``, or go on with a dot.
+
+    Nothing is looked up until then.
+    """
+
+    __slots__ = ("_client", "_name")
+
+    def __init__(self, client: BaseClient, name: str) -> None:
+        object.__setattr__(self, "_client", client)
+        object.__setattr__(self, "_name", name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what the name stands for."""
+        if kwargs:
+            keywords = take_keywords(kwargs)
+            return self._client._request((Op.CALL, self._name, args, kwargs), *keywords)
+        return self._client._request((Op.CALL, self._name, args, kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        # Not a property: an AttributeError out of one would bring Python here for another try.
+        if name == "value":
+            return self._client._request((Op.GET_GLOBAL, self._name))
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(f"far-side name {self._name!r} has no attribute {name!r} here; use .value")
+        return GlobalProxy(self._client, f"{self._name}.{name}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "value":
+            self._client._request((Op.SET_GLOBAL, self._name, value))
+        else:
+            raise AttributeError(
+                f"set {self._name}.{name}.value = ... to change an attribute of a far-side global"
+            )
+
+    def __repr__(self) -> str:
+        return f"<far-side name {self._name} on {self._client.peername}>"

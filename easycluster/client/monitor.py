@@ -1,0 +1,367 @@
+"""The control links of this process, and the one thread that looks after all of them.
+
+A control link carries what must not wait behind data or user code: the heartbeat, output, cancels,
+and how a worker ended.  One thread serves every session of the process; user code never runs in it
+except for a client's ``on_output``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import socket
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from easycluster.errors import ConnectionLost, ProtocolError
+from easycluster.wire.frames import FrameDecoder, FrameEncoder, Kind, frame
+from easycluster.wire.records import Mac
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Control", "ControlPort", "Died", "Monitor", "monitor"]
+
+_monotonic = time.monotonic
+
+# Seconds between heartbeats, and how many may go unanswered.
+HEARTBEAT = 5.0
+MISSED = 3
+
+
+class ControlPort(Protocol):
+    """The transport under a control link."""
+
+    def send(self, data: bytes) -> None:
+        """Send bytes to the keeper; any thread."""
+
+    def fileno(self) -> int:
+        """Return a descriptor to read from, or -1 if the transport calls :meth:`Control.hear` itself."""
+
+    def read(self) -> bytes:
+        """Read what is there without blocking; b"" at the end."""
+
+    def shutdown(self) -> None:
+        """End the link, so that the far side sees it."""
+
+
+class Died:
+    """How a worker ended.
+
+    Attributes:
+        signal: The signal that killed it, or None.
+        exit_code: Its exit code, or None.
+        killed: Whether we killed it because it could not be interrupted.
+        last_output: Its last words.
+        stack: Where it was stuck, if it was killed.
+    """
+
+    def __init__(self, info: dict[str, Any]) -> None:
+        self.signal: int | None = info["signal"]
+        self.exit_code: int | None = info["exit_code"]
+        self.killed: bool = info["killed"]
+        self.last_output: str = info["last_output"]
+        self.stack: str = info["stack"]
+
+
+class Control:
+    """The near end of one control link.
+
+    Args:
+        label: The host as messages name it.
+        on_output: Called with 1 or 2 and bytes of standard output or error, in the monitor's thread.
+        on_ended: Called once with the reason when the link ends, in the monitor's thread.
+        heartbeat: Seconds between heartbeats.
+        timeout: Seconds of silence after which the far side counts as lost.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        on_output: Callable[[int, bytes], None],
+        on_ended: Callable[[str], None],
+        heartbeat: float = HEARTBEAT,
+        timeout: float | None = None,
+    ) -> None:
+        self.label = label
+        self.heartbeat = heartbeat
+        self.timeout = heartbeat * MISSED if timeout is None else timeout
+        self.last_heard = _monotonic()
+        self.next_ping = self.last_heard + heartbeat
+        self.ended = ""
+        self.hello: dict[str, Any] | None = None
+        self.worker_pid = 0
+        self.died: Died | None = None
+        self.last_output = b""
+        self.port: ControlPort | None = None
+        self.on_data: Callable[[bytes], None] | None = None
+        self.on_data_credit: Callable[[int], None] | None = None
+        self.on_idle: Callable[[], None] | None = None
+        self._on_output = on_output
+        self._on_ended = on_ended
+        self._encoder = FrameEncoder(None)
+        self._decoder = FrameDecoder(None)
+        self._number = 0
+        self._sending = threading.Lock()
+        self._news = threading.Condition()
+        self._marks = [0, 0]
+        self._syncs = 0
+        self._incoming: deque[bytes] = deque()
+        self._closed_by_peer = ""
+
+    def use(self, port: ControlPort, send_key: bytes | None = None, receive_key: bytes | None = None) -> None:
+        """Use this transport, with these record keys."""
+        self.port = port
+        if send_key is not None and receive_key is not None:
+            self._encoder = FrameEncoder(Mac(send_key))
+            self._decoder = FrameDecoder(Mac(receive_key))
+
+    # Sending -----------------------------------------------------------------------------------
+
+    def send(self, kind: int, request: int = 0, body: bytes = b"", thread: int = 0) -> None:
+        """Send a frame to the keeper.
+
+        Raises:
+            ConnectionLost: If the link has ended.
+        """
+        port = self.port
+        if self.ended or port is None:
+            raise ConnectionLost(self.ended or "not connected", self.label)
+        with self._sending:
+            self._number, data = self._encoder.encode(self._number, frame(kind, request, body, thread))
+            port.send(data)
+
+    def send_quietly(self, kind: int, request: int = 0, body: bytes = b"", thread: int = 0) -> None:
+        """As :meth:`send`, for messages that do not matter once the link has ended."""
+        with contextlib.suppress(OSError):
+            self.send(kind, request, body, thread)
+
+    # Hearing -----------------------------------------------------------------------------------
+
+    def enqueue(self, data: bytes) -> None:
+        """Take bytes from a transport's own thread; they are looked at in the monitor's."""
+        self._incoming.append(data)
+        monitor().wake()
+
+    def enqueue_end(self, reason: str) -> None:
+        """Take note, from a transport's own thread, that the link has ended."""
+        self._closed_by_peer = reason or "the link was closed by the far side"
+        monitor().wake()
+
+    def take_queued(self) -> None:
+        """Look at what was enqueued; called by the monitor."""
+        while self._incoming:
+            self.hear(self._incoming.popleft())
+        if self._closed_by_peer and not self.ended:
+            self.end(self._closed_by_peer)
+
+    def hear(self, data: bytes) -> None:
+        """Take bytes from the keeper."""
+        self.last_heard = _monotonic()
+        try:
+            for kind, _flags, request, thread, body, _buffers in self._decoder.receive_data(data):
+                self._obey(kind, request, thread, bytes(body))
+        except ProtocolError as exc:
+            self.end(f"the control link was given up: {exc}")
+
+    def _obey(self, kind: int, request: int, thread: int, body: bytes) -> None:
+        if kind == Kind.OUTPUT:
+            self.last_output = (self.last_output + body)[-2048:]
+            try:
+                self._on_output(request, body)
+            finally:
+                self.send_quietly(Kind.CREDIT, len(body))
+        elif kind == Kind.SYNCED:
+            self._notify(self._marks.__setitem__, thread, request)
+        elif kind == Kind.HELLO:
+            self._notify(setattr, self, "hello", pickle.loads(body))
+        elif kind == Kind.SPAWNED:
+            self._notify(setattr, self, "worker_pid", request)
+        elif kind == Kind.DIED:
+            self._notify(setattr, self, "died", Died(pickle.loads(body)))
+        elif kind == Kind.DATA and self.on_data is not None:
+            self.on_data(body)
+        elif kind == Kind.CREDIT and self.on_data_credit is not None:
+            self.on_data_credit(request)
+        elif kind == Kind.GOODBYE:
+            self.end("the far side ended the session")
+
+    def _notify(self, change: Callable[..., None], *args: Any) -> None:
+        with self._news:
+            change(*args)
+            self._news.notify_all()
+
+    # Waiting -----------------------------------------------------------------------------------
+
+    def wait_for(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait until the condition holds or the link has ended; return whether it holds."""
+        with self._news:
+            self._news.wait_for(lambda: condition() or bool(self.ended), timeout)
+            return condition()
+
+    def wait_mark(self, number: int, timeout: float) -> bool:
+        """Wait until the output that belongs before an answer has arrived."""
+        # Numbers go round at 2**32: compare their distance.
+        return self.wait_for(lambda: (self._marks[0] - number) & 0xFFFFFFFF < 1 << 31, timeout)
+
+    def flush_output(self, timeout: float) -> bool:
+        """Wait until everything the far side has written so far was passed on."""
+        with self._news:
+            self._syncs = number = self._syncs % 0xFFFFFFFF + 1
+        self.send_quietly(Kind.SYNC, number)
+        return self.wait_for(lambda: self._marks[1] >= number, timeout)
+
+    def worker_replaced(self) -> None:
+        """Forget the worker that died: a new one is asked for."""
+        self.died = None
+        self.worker_pid = 0
+
+    # The end -----------------------------------------------------------------------------------
+
+    def end(self, reason: str) -> None:
+        """The link is of no further use."""
+        with self._news:
+            if self.ended:
+                return
+            self.ended = reason
+            self._news.notify_all()
+        if self.port is not None:
+            self.port.shutdown()
+        self._on_ended(reason)
+
+    def tick(self, now: float) -> float:
+        """Do what is due; return when to look again."""
+        if now - self.last_heard > self.timeout:
+            self.end(f"no heartbeat for {self.timeout:g} s")
+            return now + 3600
+        if now >= self.next_ping:
+            self.next_ping = now + self.heartbeat
+            self.send_quietly(Kind.PING)
+        return min(self.next_ping, self.last_heard + self.timeout)
+
+
+class Monitor:
+    """The thread that serves all control links."""
+
+    # Seconds between looks at references that were dropped while a client is idle.
+    RELEASE_EVERY = 0.5
+
+    def __init__(self) -> None:
+        self._controls: set[Control] = set()
+        self._lock = threading.Lock()
+        self._wake_receive, self._wake_send = socket.socketpair()
+        self._wake_receive.setblocking(False)
+        self._wake_send.setblocking(False)
+        self._thread: threading.Thread | None = None
+        # The worker of a session whose control was removed must not be waited for by its own thread.
+        self.pid = os.getpid()
+
+    def add(self, control: Control) -> None:
+        """Serve a control link from now on."""
+        control.last_heard = now = _monotonic()
+        control.next_ping = now + control.heartbeat
+        with self._lock:
+            self._controls.add(control)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="easycluster-monitor", daemon=True)
+                self._thread.start()
+        self.wake()
+
+    def remove(self, control: Control) -> None:
+        """Stop serving a control link.  Its descriptor may be closed once this has returned."""
+        with self._lock:
+            self._controls.discard(control)
+            thread = self._thread
+            if not self._controls:
+                self._thread = None
+        self.wake()
+        if thread is not None and thread is not threading.current_thread():
+            if self._thread is None:
+                thread.join(2.0)
+            else:
+                control.wait_for(lambda: control not in self._served, 1.0)
+
+    _served: frozenset[Control] = frozenset()
+
+    def wake(self) -> None:
+        """Make the thread look around now."""
+        with contextlib.suppress(OSError):
+            self._wake_send.send(b"w")
+
+    def _run(self) -> None:
+        me = threading.current_thread()
+        while True:
+            with self._lock:
+                if self._thread is not me:
+                    return
+                self._served = controls = frozenset(self._controls)
+            now = _monotonic()
+            look_again = now + self.RELEASE_EVERY
+            by_fd: dict[int, Control] = {}
+            for control in controls:
+                control.take_queued()
+                if control.ended:
+                    continue
+                look_again = min(look_again, control.tick(now))
+                if control.on_idle is not None:
+                    control.on_idle()
+                fd = control.port.fileno() if control.port is not None else -1
+                if fd >= 0:
+                    by_fd[fd] = control
+            timeout = max(0.0, look_again - _monotonic())
+            for fd in _wait([*by_fd, self._wake_receive.fileno()], timeout):
+                if fd == self._wake_receive.fileno():
+                    with contextlib.suppress(BlockingIOError):
+                        self._wake_receive.recv(4096)
+                else:
+                    self._read(by_fd[fd])
+
+    def _read(self, control: Control) -> None:
+        port = control.port
+        if port is None:
+            return
+        try:
+            data = port.read()
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            control.end(f"the control link broke: {exc.strerror or exc}")
+            return
+        if data:
+            control.hear(data)
+        else:
+            control.end("the link was closed by the far side")
+
+
+if hasattr(select, "poll"):
+
+    def _wait(fds: list[int], timeout: float) -> list[int]:
+        poller = select.poll()
+        for fd in fds:
+            poller.register(fd, select.POLLIN)
+        return [fd for fd, _event in poller.poll(timeout * 1000)]
+
+else:
+
+    def _wait(fds: list[int], timeout: float) -> list[int]:
+        return select.select(fds, [], [], timeout)[0]
+
+
+_monitor: Monitor | None = None
+_making = threading.Lock()
+
+
+def monitor() -> Monitor:
+    """Return the monitor of this process."""
+    global _monitor
+    found = _monitor
+    if found is None or found.pid != os.getpid():
+        with _making:
+            if _monitor is None or _monitor.pid != os.getpid():
+                _monitor = Monitor()
+            found = _monitor
+    return found

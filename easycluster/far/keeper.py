@@ -1,0 +1,710 @@
+"""The keeper: the small process that outlives the worker.
+
+User code can crash, hold the interpreter for a minute, exhaust the memory or be stopped.  So
+whatever has to survive it lives here: the lease on the near side's heartbeat, the worker's output
+and last words, cancelling, and the certainty that nothing is left when the session ends.  Calls and
+their data do not pass through it.
+
+One thread, one loop::
+
+    near side  --control link-->  keeper  --packets-->  worker        cancel, link
+                                         <--packets---                sync, cancelled
+                                         <--pipes-----                stdout, stderr, stacks
+                                  keeper  --packets-->  template      fork, kill
+                                         <--packets---                forked, exited
+
+On an execnet gateway the control link is a channel: its callback only puts bytes in a queue.
+
+This module is shipped to the far side.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+
+from easycluster.errors import ProtocolError
+from easycluster.far.fdpass import recv_packet, send_packet
+from easycluster.far.template import become_subreaper
+from easycluster.wire.frames import CHUNK, FrameDecoder, FrameEncoder, Kind, frame
+from easycluster.wire.records import Mac
+
+__all__ = ["serve_channel", "serve_listener"]
+
+_monotonic = time.monotonic
+
+# Seconds without a word from the near side after which it counts as gone.
+LEASE = 15.0
+# Bytes of output that may be on their way before the near side has to say that it took some.
+OUTPUT_WINDOW = 1 << 20
+# What an error shows of the last words.
+LAST_WORDS = 2048
+# Seconds for the stacks of a stuck worker.
+DUMP_TIME = 0.5
+
+CANCEL_SIGNAL = int(getattr(signal, "SIGRTMIN", signal.SIGUSR1)) + (5 if hasattr(signal, "SIGRTMIN") else 0)
+DUMP_SIGNAL = int(getattr(signal, "SIGRTMIN", signal.SIGUSR2)) + (6 if hasattr(signal, "SIGRTMIN") else 0)
+
+
+class _Worker:
+    """What the keeper knows of one worker."""
+
+    def __init__(self, control: socket.socket, out: int, err: int, dump: int) -> None:
+        self.pid = 0
+        self.control = control
+        self.pipes: Dict[int, int] = {out: 1, err: 2}
+        self.dump = dump
+        self.last_words = b""
+        self.stack = b""
+        self.killed = False
+        # Where a passed link's other process waits for the worker's end.
+        self.passers: List[socket.socket] = []
+
+
+class _Relay:
+    """Carries a data link over the control link, where nothing better can be had."""
+
+    WINDOW = 1 << 20
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.to_worker: Deque[memoryview] = deque()
+        self.unacknowledged = 0
+
+
+class Keeper:
+    """Runs one session.
+
+    Args:
+        send: Sends bytes to the near side; may block.
+        receive_key: None, or the key of records on the control link.
+        template: Socket to the template process.
+        template_pid: Its process id.
+    """
+
+    def __init__(self, send: Callable[[bytes], None], template: socket.socket, template_pid: int) -> None:
+        self._send_bytes = send
+        self._template = template
+        self._template_pid = template_pid
+        self._encoder = FrameEncoder(None)
+        self._decoder = FrameDecoder(None)
+        self._number = 0
+        self._worker: Optional[_Worker] = None
+        self._waiting_links: List[Tuple[Dict[str, Any], List[int]]] = []
+        self._handlers: Dict[int, Callable[[], None]] = {}
+        self._poller = select.poll()
+        self._lease = LEASE
+        self.last_heard = _monotonic()
+        self._cancels: Dict[int, float] = {}
+        self._kill_at: Optional[float] = None
+        self._unacknowledged = 0
+        self._paused: List[int] = []
+        self._ending = False
+        self._directory = ""
+        self._listener: Optional[socket.socket] = None
+        self._relay: Optional[_Relay] = None
+        self._settings: Dict[str, Any] = {}
+        self.watch(template.fileno(), self._template_speaks)
+
+    # The loop ----------------------------------------------------------------------------------
+
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Call ``handler`` whenever ``fd`` can be read."""
+        self._handlers[fd] = handler
+        self._poller.register(fd, select.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Undo :meth:`watch`."""
+        if self._handlers.pop(fd, None) is not None:
+            self._poller.unregister(fd)
+
+    def use_keys(self, send_key: bytes, receive_key: bytes) -> None:
+        """Authenticate the control link's records with these keys from now on."""
+        self._encoder = FrameEncoder(Mac(send_key))
+        self._decoder = FrameDecoder(Mac(receive_key))
+
+    def run(self) -> None:
+        """Serve until the near side says goodbye, goes silent or goes away."""
+        while not self._ending:
+            for fd, _event in self._poller.poll(self._next_timeout() * 1000):
+                handler = self._handlers.get(fd)
+                if handler is not None:
+                    handler()
+            self._look_at_clock()
+
+    def _next_timeout(self) -> float:
+        now = _monotonic()
+        moments = [self.last_heard + self._lease, *self._cancels.values()]
+        if self._kill_at is not None:
+            moments.append(self._kill_at)
+        return max(0.0, min(moments) - now) + 0.001
+
+    def _look_at_clock(self) -> None:
+        now = _monotonic()
+        if now - self.last_heard > self._lease:
+            self._ending = True
+        if any(moment <= now for moment in self._cancels.values()):
+            self._cancels.clear()
+            self._ask_for_stacks()
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            self._kill_worker()
+
+    def end(self) -> None:
+        """End everything below this process, say goodbye, give back what is ours."""
+        self._listener = _close(self._listener)
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        worker = self._worker
+        if worker is not None:
+            # The worker sees its end of the session; the template gives it a moment, then kills.
+            _shutdown(worker.control)
+        self._template.close()
+        deadline = _monotonic() + 3.0
+        while _monotonic() < deadline:
+            if worker is not None:
+                self._drain_output(worker)
+            try:
+                if os.waitpid(self._template_pid, os.WNOHANG)[0]:
+                    break
+            except ChildProcessError:
+                break
+            time.sleep(0.005)
+        else:
+            os.kill(self._template_pid, signal.SIGKILL)
+        try:
+            self._send(frame(Kind.GOODBYE))
+        except OSError:
+            pass
+
+    # The near side -----------------------------------------------------------------------------
+
+    def hear(self, data: bytes) -> None:
+        """Take bytes of the control link."""
+        self.last_heard = _monotonic()
+        for kind, _flags, request, thread, body, _buffers in self._decoder.receive_data(data):
+            self._obey(kind, request, thread, bytes(body))
+
+    def hang_up(self) -> None:
+        """The control link has ended."""
+        self._ending = True
+
+    def _obey(self, kind: int, request: int, thread: int, body: bytes) -> None:
+        if kind == Kind.PING:
+            self._send(frame(Kind.PONG, request, body))
+        elif kind == Kind.HELLO:
+            self._configure(pickle.loads(body))
+        elif kind == Kind.SPAWN:
+            self._spawn()
+        elif kind == Kind.CANCEL:
+            self._cancel(request, pickle.loads(body))
+        elif kind == Kind.KILL:
+            self._ask_for_stacks()
+        elif kind == Kind.CREDIT:
+            if thread:
+                self._relay_credit(request)
+            else:
+                self._credit(request)
+        elif kind == Kind.SYNC:
+            if self._worker is not None:
+                self._drain_output(self._worker)
+            self._send(frame(Kind.SYNCED, request, thread=1))
+        elif kind == Kind.DATA:
+            self._relay_in(body)
+        elif kind == Kind.GOODBYE:
+            self._ending = True
+
+    def _send(self, data: bytes) -> None:
+        self._number, record = self._encoder.encode(self._number, data)
+        self._send_bytes(record)
+
+    def _configure(self, settings: Dict[str, Any]) -> None:
+        """The near side's first words: how long it may be silent, how links are made."""
+        self._lease = float(settings.get("lease", LEASE))
+        self._settings = settings
+        if settings.get("socket"):
+            self._listen()
+        self._spawn()
+        self._send(
+            frame(
+                Kind.HELLO,
+                0,
+                pickle.dumps(
+                    {"keeper": os.getpid(), "path": self._path, "python": tuple(sys.version_info[:3])}, 4
+                ),
+            )
+        )
+
+    # Links -------------------------------------------------------------------------------------
+
+    _path = ""
+    report_calls = False
+
+    def _listen(self) -> None:
+        """Open the socket on which a second connection hands over its pipes."""
+        self._directory = tempfile.mkdtemp(prefix="ec-")
+        self._path = os.path.join(self._directory, "s")
+        listener = self._listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self._path)
+        listener.listen(8)
+        self.watch(listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        passer, _address = self._listener.accept()
+        passer.settimeout(2.0)
+        try:
+            _data, ancillary, _flags, _ = passer.recvmsg(1, socket.CMSG_SPACE(64))
+            fds: List[int] = []
+            for level, kind, data in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    fds += memoryview(data).cast("i").tolist()
+        except OSError:
+            passer.close()
+            return
+        if len(fds) != 2:
+            for fd in fds:
+                os.close(fd)
+            passer.close()
+            return
+        if self._worker is not None:
+            self._worker.passers.append(passer)
+        self.pass_link({"kind": "link", "marker": self._settings.get("marker", b"")}, fds)
+
+    def pass_link(self, packet: Dict[str, Any], fds: List[int]) -> None:
+        """Give a connected data link to the worker; it waits for one if there is none."""
+        worker = self._worker
+        if worker is None:
+            self._waiting_links.append((packet, fds))
+            return
+        try:
+            send_packet(worker.control, packet, fds)
+        except OSError:
+            pass
+        for fd in fds:
+            os.close(fd)
+
+    # The worker --------------------------------------------------------------------------------
+
+    def _spawn(self) -> None:
+        if self._worker is not None:
+            return
+        control, theirs = socket.socketpair()
+        out, out_end = os.pipe()
+        err, err_end = os.pipe()
+        dump, dump_end = os.pipe()
+        for fd in (out, err, dump):
+            os.set_blocking(fd, False)
+        settings = dict(self._settings, report=self.report_calls)
+        send_packet(
+            self._template, {"kind": "fork", "settings": settings}, [theirs.fileno(), out_end, err_end, dump_end]
+        )
+        theirs.close()
+        for fd in (out_end, err_end, dump_end):
+            os.close(fd)
+        worker = self._worker = _Worker(control, out, err, dump)
+        self.watch(control.fileno(), lambda: self._worker_speaks(worker))
+        for pipe in (out, err):
+            self.watch(pipe, lambda pipe=pipe: self._read_pipe(worker, pipe))  # type: ignore[misc]
+        for packet, fds in self._waiting_links:
+            self.pass_link(packet, fds)
+        self._waiting_links.clear()
+
+    def _template_speaks(self) -> None:
+        received = recv_packet(self._template)
+        if received is None:
+            # Without it nothing can be run or cleaned up: the session is over.
+            self._ending = True
+            return
+        packet, _fds = received
+        worker = self._worker
+        if packet["kind"] == "forked" and worker is not None:
+            worker.pid = packet["pid"]
+            self._send(frame(Kind.SPAWNED, worker.pid & 0xFFFFFFFF))
+        elif packet["kind"] == "exited" and worker is not None and packet["pid"] == worker.pid:
+            self._worker_exited(worker, packet["status"])
+
+    def _worker_exited(self, worker: _Worker, status: int) -> None:
+        self._drain_output(worker)
+        self._read_stack(worker)
+        for fd in list(worker.pipes):
+            self._close_pipe(worker, fd)
+        os.close(worker.dump)
+        self.unwatch(worker.control.fileno())
+        worker.control.close()
+        for passer in worker.passers:
+            passer.close()
+        self._worker = None
+        self._cancels.clear()
+        self._kill_at = None
+        if self._relay is not None:
+            self.unwatch(self._relay.sock.fileno())
+            self._relay.sock.close()
+            self._relay = None
+        died = {
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+            "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+            "killed": worker.killed,
+            "last_output": worker.last_words.decode("utf-8", "replace"),
+            "stack": worker.stack.decode("utf-8", "replace"),
+        }
+        self._send(frame(Kind.DIED, worker.pid & 0xFFFFFFFF, pickle.dumps(died, 4)))
+
+    def _worker_speaks(self, worker: _Worker) -> None:
+        try:
+            received = recv_packet(worker.control)
+        except OSError:
+            received = None
+        if received is None:
+            self.unwatch(worker.control.fileno())
+            return
+        packet, _fds = received
+        if packet["kind"] == "sync":
+            self._drain_output(worker)
+            self._send(frame(Kind.SYNCED, packet["number"]))
+        elif packet["kind"] == "cancelled":
+            self._cancels.pop(packet["request"], None)
+        elif packet["kind"] == "report":
+            self.report(packet)
+
+    def report(self, packet: Dict[str, Any]) -> None:
+        """The worker tells what is called, where the server asked for it."""
+
+    # Cancelling --------------------------------------------------------------------------------
+
+    def _cancel(self, request: int, grace: float) -> None:
+        worker = self._worker
+        if worker is None:
+            return
+        self._cancels[request] = _monotonic() + grace
+        try:
+            send_packet(worker.control, {"kind": "cancel", "request": request})
+        except OSError:
+            pass
+
+    def _ask_for_stacks(self) -> None:
+        """Make a stuck worker say where it is, without the help of its interpreter; then kill it."""
+        worker = self._worker
+        if worker is None or not worker.pid or self._kill_at is not None:
+            return
+        worker.killed = True
+        try:
+            os.kill(worker.pid, DUMP_SIGNAL)
+        except ProcessLookupError:
+            return
+        self._kill_at = _monotonic() + DUMP_TIME
+
+        def stacks() -> None:
+            self._read_stack(worker)
+            # faulthandler ends with the thread that got the signal; a short pause for the rest.
+            self._kill_at = min(self._kill_at or 0, _monotonic() + 0.05) if self._kill_at is not None else None
+
+        self.watch(worker.dump, stacks)
+
+    def _read_stack(self, worker: _Worker) -> None:
+        while len(worker.stack) < 64 << 10:
+            try:
+                data = os.read(worker.dump, 65536)
+            except (BlockingIOError, OSError):
+                return
+            if not data:
+                self.unwatch(worker.dump)
+                return
+            worker.stack += data
+
+    def _kill_worker(self) -> None:
+        worker = self._worker
+        if worker is None:
+            return
+        self._read_stack(worker)
+        self.unwatch(worker.dump)
+        send_packet(self._template, {"kind": "kill", "pid": worker.pid})
+
+    # Output ------------------------------------------------------------------------------------
+
+    def _read_pipe(self, worker: _Worker, fd: int) -> bool:
+        """Pass some output on; return whether there may be more."""
+        if self._unacknowledged >= OUTPUT_WINDOW:
+            self._pause(worker)
+            return False
+        try:
+            data = os.read(fd, 65536)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._close_pipe(worker, fd)
+            return False
+        stream = worker.pipes[fd]
+        worker.last_words = (worker.last_words + data)[-LAST_WORDS:]
+        self._unacknowledged += len(data)
+        self._send(frame(Kind.OUTPUT, stream, data))
+        return True
+
+    def _drain_output(self, worker: _Worker) -> None:
+        for fd in list(worker.pipes):
+            while self._read_pipe(worker, fd):
+                pass
+
+    def _close_pipe(self, worker: _Worker, fd: int) -> None:
+        if worker.pipes.pop(fd, None) is not None:
+            self.unwatch(fd)
+            os.close(fd)
+
+    def _pause(self, worker: _Worker) -> None:
+        """Stop reading output until the near side has taken some: the worker then waits in write."""
+        for fd in worker.pipes:
+            if fd in self._handlers:
+                self._poller.unregister(fd)
+                self._paused.append(fd)
+                self._handlers.pop(fd)
+
+    def _credit(self, taken: int) -> None:
+        self._unacknowledged = max(0, self._unacknowledged - taken)
+        worker = self._worker
+        if self._paused and self._unacknowledged < OUTPUT_WINDOW // 2:
+            paused, self._paused = self._paused, []
+            if worker is not None:
+                for pipe in paused:
+                    if pipe in worker.pipes:
+                        self.watch(pipe, lambda pipe=pipe: self._read_pipe(worker, pipe))  # type: ignore[misc]
+
+    # A data link inside the control link ---------------------------------------------------------
+
+    def _relay_in(self, body: bytes) -> None:
+        relay = self._relay
+        if relay is None:
+            mine, theirs = socket.socketpair()
+            mine.setblocking(False)
+            relay = self._relay = _Relay(mine)
+            self.watch(mine.fileno(), self._relay_out)
+            self.pass_link({"kind": "link", "marker": b""}, [theirs.detach()])
+        if body:
+            relay.to_worker.append(memoryview(body))
+            self._relay_write()
+
+    def _relay_write(self) -> None:
+        relay = self._relay
+        assert relay is not None
+        taken = 0
+        while relay.to_worker:
+            piece = relay.to_worker[0]
+            try:
+                sent = relay.sock.send(piece)
+            except BlockingIOError:
+                break
+            except OSError:
+                relay.to_worker.clear()
+                break
+            taken += sent
+            if sent == len(piece):
+                relay.to_worker.popleft()
+            else:
+                relay.to_worker[0] = piece[sent:]
+        events = select.POLLIN if relay.unacknowledged < relay.WINDOW else 0
+        self._poller.modify(relay.sock.fileno(), events | (select.POLLOUT if relay.to_worker else 0))
+        if taken:
+            self._send(frame(Kind.CREDIT, taken))
+
+    def _relay_out(self) -> None:
+        relay = self._relay
+        assert relay is not None
+        if relay.to_worker:
+            self._relay_write()
+        if relay.unacknowledged >= relay.WINDOW:
+            return
+        try:
+            data = relay.sock.recv(CHUNK // 4)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.unwatch(relay.sock.fileno())
+            relay.sock.close()
+            self._relay = None
+        else:
+            relay.unacknowledged += len(data)
+            if relay.unacknowledged >= relay.WINDOW:
+                self._poller.modify(relay.sock.fileno(), select.POLLOUT if relay.to_worker else 0)
+        self._send(frame(Kind.DATA, 0, data))
+
+    def _relay_credit(self, taken: int) -> None:
+        relay = self._relay
+        if relay is not None:
+            relay.unacknowledged -= taken
+            self._poller.modify(
+                relay.sock.fileno(), select.POLLIN | (select.POLLOUT if relay.to_worker else 0)
+            )
+
+
+def serve_channel(channel: Any, bundle: bytes) -> None:
+    """Be the keeper of an execnet gateway: runs in its main thread until the session ends."""
+    become_subreaper()
+    template, pid = sys.easycluster_template  # type: ignore[attr-defined]  # set by the first stage
+    source = bundle + b"\nfrom easycluster.far.template import serve\nserve(sock)\n"
+    template.sendall(len(source).to_bytes(4, "big") + source)
+    incoming: Deque[Optional[bytes]] = deque()
+    wake_receive, wake_send = os.pipe()
+    for fd in (wake_receive, wake_send):
+        os.set_blocking(fd, False)
+
+    def take(data: Optional[bytes]) -> None:
+        # execnet's receiver thread: only enqueue, never send, never raise.
+        incoming.append(data)
+        try:
+            os.write(wake_send, b"x")
+        except OSError:
+            pass
+
+    keeper = Keeper(channel.send, template, pid)
+
+    def hear() -> None:
+        try:
+            os.read(wake_receive, 4096)
+        except BlockingIOError:
+            pass
+        while incoming:
+            data = incoming.popleft()
+            if data is None:
+                keeper.hang_up()
+            else:
+                keeper.hear(data)
+
+    keeper.watch(wake_receive, hear)
+    channel.setcallback(take, endmarker=None)
+    _start_watchdog(keeper, pid)
+    try:
+        keeper.run()
+    except (OSError, ProtocolError):
+        # The near side is gone, or no longer makes sense.
+        pass
+    finally:
+        keeper.end()
+        os._exit(0)
+
+
+def _start_watchdog(keeper: Keeper, template_pid: int) -> None:
+    """End the session even if the loop hangs in a write to a link that went silent."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(1.0)
+            if _monotonic() - keeper.last_heard > keeper._lease + 2.0:
+                try:
+                    os.kill(template_pid, signal.SIGTERM)
+                finally:
+                    # The template sees its socket close, and ends everything below itself.
+                    os._exit(1)
+
+    threading.Thread(target=watch, name="easycluster-lease", daemon=True).start()
+
+
+def serve_listener(parent: socket.socket, template: socket.socket, template_pid: int) -> None:
+    """Be the keeper of one TCP session; sockets and keys come from the listener over ``parent``."""
+    become_subreaper()
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    control: List[socket.socket] = []
+    backlog: Deque[memoryview] = deque()
+
+    def send(data: bytes) -> None:
+        backlog.append(memoryview(data))
+        flush()
+
+    def flush() -> None:
+        # Never blocks: a near side that does not read runs out of output credit, and of lease.
+        sock = control[0]
+        while backlog:
+            try:
+                sent = sock.send(backlog[0])
+            except BlockingIOError:
+                keeper._poller.modify(sock.fileno(), select.POLLIN | select.POLLOUT)
+                return
+            if sent == len(backlog[0]):
+                backlog.popleft()
+            else:
+                backlog[0] = backlog[0][sent:]
+        keeper._poller.modify(sock.fileno(), select.POLLIN)
+
+    keeper = _ListenerKeeper(send, template, template_pid)
+    keeper.parent = parent
+
+    def hear() -> None:
+        if backlog:
+            flush()
+        try:
+            data = control[0].recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            keeper.hear(data)
+        else:
+            keeper.hang_up()
+
+    def listener_speaks() -> None:
+        received = recv_packet(parent)
+        if received is None:
+            # The server has stopped: so do its sessions.
+            keeper.hang_up()
+            return
+        packet, fds = received
+        if packet["kind"] == "control":
+            control.append(socket.socket(fileno=fds[0]))
+            control[0].setblocking(False)
+            keeper.use_keys(packet["send"], packet["receive"])
+            keeper.report_calls = bool(packet.get("limits", {}).get("report"))
+            keeper.watch(control[0].fileno(), hear)
+            early = packet.get("early", b"")
+            if early:
+                keeper.hear(early)
+        elif packet["kind"] == "data":
+            keeper.pass_link(dict(packet, kind="link"), fds)
+
+    keeper.watch(parent.fileno(), listener_speaks)
+    try:
+        keeper.run()
+    except (OSError, ProtocolError):
+        pass
+    finally:
+        if control:
+            keeper.end()
+        os._exit(0)
+
+
+class _ListenerKeeper(Keeper):
+    """A keeper that tells the TCP server what is called, if it wants to know."""
+
+    parent: Optional[socket.socket] = None
+
+    def report(self, packet: Dict[str, Any]) -> None:
+        if self.parent is not None:
+            try:
+                send_packet(self.parent, {"kind": "request", "text": packet["text"]})
+            except OSError:
+                self.parent = None
+
+
+def _close(sock: Optional[socket.socket]) -> None:
+    if sock is not None:
+        sock.close()
+
+
+def _shutdown(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass

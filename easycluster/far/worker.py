@@ -1,0 +1,486 @@
+"""The worker: the process that runs the calls of one session.
+
+Its main thread serves thread 0; each further number gets a thread of its own, and ``SINGLE`` a
+thread per call.  A control thread takes links and cancels from the keeper.  Cancelling a call of
+the main thread is a signal whose handler raises, which also breaks ``time.sleep`` and
+``subprocess.run``; in other threads it is an asynchronous exception, which byte code sees.  Both
+only while that very call is running.
+
+This module is shipped to the far side.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+from _thread import allocate_lock, get_ident
+from typing import Any, Callable, Dict, List, Optional, Set
+
+from easycluster.far import output
+from easycluster.far.fdpass import recv_packet, send_packet
+from easycluster.far.importer import ControllerFinder, NotNow
+from easycluster.far.keeper import CANCEL_SIGNAL, DUMP_SIGNAL
+from easycluster.far.namespace import Namespace
+from easycluster.far.root import Root
+from easycluster.far.services import SERVICES
+from easycluster.link.operations import Op, PeerSession, describe_operation
+from easycluster.link.session import Waiter
+from easycluster.link.streams import SocketStream, stream_from_fds
+from easycluster.objects.registry import Exports, Proxies
+from easycluster.version import VERSION
+from easycluster.wire.frames import MARKED, NESTED, SINGLE_THREAD, Frame, Kind
+from easycluster.wire.values import PeerInfo, Values, this_python
+
+__all__ = ["Interrupted", "WorkerSession", "main"]
+
+# Seconds between attempts to interrupt a call that goes on.
+INSIST = 0.1
+
+
+class Interrupted(BaseException):
+    """Raised inside a call that is cancelled or whose deadline has passed."""
+
+
+class _Thread:
+    """A far-side thread: what it waits on, and the requests it is inside of, outermost first."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.inbox = Waiter()
+        self.running: List[int] = []
+        self.ident = 0
+
+
+class WorkerSession(PeerSession):
+    """The worker's end of the data link."""
+
+    def __init__(self, worker: Worker, *args: Any, **kwargs: Any) -> None:
+        self.worker = worker
+        super().__init__(*args, **kwargs)
+        self.name = worker.settings.get("label") or ""
+
+    def operations(self) -> Dict[int, Callable[..., Any]]:
+        """Return what the near side may ask for."""
+        namespace = self.worker.namespace
+        get_global = namespace.get_global
+
+        def call(name: str, args: Any, kwargs: Any) -> Any:
+            return get_global(name)(*args, **kwargs)
+
+        table = super().operations()
+        table.update(
+            {
+                Op.CALL: call,
+                Op.EVAL: namespace.eval,
+                Op.EXEC: namespace.execblock,
+                Op.IMPORT: namespace.import_modules,
+                Op.GET_GLOBAL: get_global,
+                Op.SET_GLOBAL: namespace.set_global,
+                Op.UPDATE: namespace.update,
+                Op.SERVICE: self.worker.service,
+            }
+        )
+        return table
+
+    def route(self, message: Frame) -> Optional[Waiter]:
+        """Return the inbox of the thread that a message is for."""
+        kind, flags, _request, number, _body, _buffers = message
+        if kind == Kind.GOODBYE:
+            self.end(EOFError())
+            return None
+        if number == 0 or flags & NESTED or kind == Kind.RELEASE:
+            return self.worker.main_thread.inbox
+        return self.worker.thread(number, stop=kind == Kind.STOP_THREAD)
+
+    def begin(self, request: int) -> None:
+        """Note that ``request`` runs in this thread; refuse it if it was cancelled already."""
+        worker = self.worker
+        thread = worker.threads_by_ident[get_ident()]
+        if worker.cancelled and request in worker.cancelled:
+            thread.running.append(request)
+            raise Interrupted
+        thread.running.append(request)
+
+    def finish(self, request: int) -> None:
+        """Note that ``request`` has ended in this thread."""
+        worker = self.worker
+        running = worker.threads_by_ident[get_ident()].running
+        if request in running:
+            running.remove(request)
+        if worker.cancelled and request in worker.cancelled:
+            worker.cancel_ended(request)
+
+    def mark(self) -> Any:
+        """Let the keeper say when it has read what was printed until now."""
+        if not output.Output.dirty:
+            return 0, 0
+        output.Output.dirty = False
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass
+        return MARKED, self.worker.request_sync()
+
+    def perform(self, operation: Any) -> Any:
+        """Do what a request asks for."""
+        if self.worker.report_calls:
+            self.worker.report(describe_operation(operation))
+        function = self._operations[operation[0]]
+        return function(*operation[1:])
+
+
+class Worker:
+    """What belongs to the process as a whole."""
+
+    def __init__(self, control: socket.socket, settings: Dict[str, Any]) -> None:
+        self.settings = settings
+        self.report_calls = bool(settings.get("report"))
+        self.namespace = Namespace(settings.get("definitions") or ("easycluster.remote_code",))
+        self.session: Optional[WorkerSession] = None
+        self.main_thread = _Thread(0)
+        self.main_thread.ident = get_ident()
+        self.threads_by_ident: Dict[int, _Thread] = {get_ident(): self.main_thread}
+        self.cancelled: Set[int] = set()
+        self._threads: Dict[int, _Thread] = {}
+        self._control = control
+        self._control_writing = allocate_lock()
+        self._syncs = 0
+        self._linked = threading.Event()
+        self._root: Optional[Root] = None
+        # Guards asynchronous exceptions: set only while the call runs, taken back when it ends.
+        self._interrupting = allocate_lock()
+        signal.signal(CANCEL_SIGNAL, self._on_cancel_signal)
+
+    # Links -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the near side ends the data link."""
+        threading.Thread(target=self._obey, name="easycluster-control", daemon=True).start()
+        self._linked.wait()
+        session = self.session
+        if session is None:
+            return
+        ControllerFinder(self._fetch_module).install()
+        _CloudpickleFinder(self._fetch_module).install()
+        session.start_watcher()
+        session.send(Kind.HELLO, 0, pickle.dumps(self.hello(), 4))
+        self.serve(session, self.main_thread)
+
+    def hello(self) -> Dict[str, Any]:
+        """Return what the near side wants to know of this process."""
+        return {
+            "version": VERSION,
+            "python": this_python(),
+            "python_version": tuple(sys.version_info[:3]),
+            "executable": sys.executable,
+            "pid": os.getpid(),
+            "platform": sys.platform,
+        }
+
+    def _link(self, packet: Dict[str, Any], fds: List[int]) -> None:
+        if self.session is not None:
+            for fd in fds:
+                os.close(fd)
+            return
+        stream: Any
+        if len(fds) == 1:
+            stream = SocketStream(socket.socket(fileno=fds[0]))
+        else:
+            stream = stream_from_fds(fds[0], fds[1])
+        marker = packet.get("marker")
+        if marker:
+            _write_all(stream, marker)
+        near_name = self.settings.get("near_name") or "the near side"
+        near = self.settings.get("near")
+        exports, proxies = Exports(), Proxies(None)
+        values = Values(exports, proxies, None, peer=PeerInfo(near_name, tuple(near) if near else None))
+        session = WorkerSession(
+            self,
+            stream,
+            values,
+            packet.get("send"),
+            packet.get("receive"),
+            self.settings.get("max_frame") or 4 << 30,
+        )
+        session.compress = bool(self.settings.get("compress"))
+        values.connection = proxies.connection = _NearConnection(session, near_name)
+        self.session = session
+        self._linked.set()
+
+    def serve(self, session: WorkerSession, thread: _Thread) -> None:
+        """Answer what arrives for a thread, until it is stopped or the link ends."""
+        while True:
+            try:
+                message = session.wait_item(thread.inbox)
+                if message[0] == Kind.STOP_THREAD:
+                    return
+                try:
+                    session.answer(message)
+                except Interrupted as exc:
+                    # Came in the moment between the end of the call and our note of it.
+                    session.finish(message[2])
+                    reply, out = session.dump_failure(exc)
+                    session.send(Kind.RAISE, message[2], reply, out)
+                del message
+            except Interrupted:
+                # Came late, outside of any call.
+                continue
+            except OSError:
+                if session.ended is not None:
+                    return
+                raise
+
+    def thread(self, number: int, stop: bool) -> Optional[Waiter]:
+        """Return the inbox of thread ``number``, starting it if need be."""
+        if number == SINGLE_THREAD:
+            return self._start_thread(number).inbox
+        thread = self._threads.get(number)
+        if thread is None:
+            if stop:
+                return None
+            thread = self._threads[number] = self._start_thread(number)
+        if stop:
+            # What was sent before is still answered; the number starts afresh afterwards.
+            del self._threads[number]
+        return thread.inbox
+
+    def _start_thread(self, number: int) -> _Thread:
+        thread = _Thread(number)
+        threading.Thread(
+            target=self._run_thread, args=(thread,), name="easycluster-%d" % number, daemon=True
+        ).start()
+        return thread
+
+    def _run_thread(self, thread: _Thread) -> None:
+        session = self.session
+        assert session is not None
+        ident = thread.ident = get_ident()
+        self.threads_by_ident[ident] = thread
+        try:
+            if thread.number == SINGLE_THREAD:
+                session.answer(session.wait_item(thread.inbox))
+            else:
+                self.serve(session, thread)
+        except (OSError, Interrupted):
+            pass
+        finally:
+            self.threads_by_ident.pop(ident, None)
+
+    # The keeper --------------------------------------------------------------------------------
+
+    def _obey(self) -> None:
+        """Take packets from the keeper, in a thread of its own."""
+        control = self._control
+        poller = select.poll()
+        poller.register(control.fileno(), select.POLLIN)
+        while True:
+            if not poller.poll(INSIST * 1000 if self.cancelled else None):
+                for request in list(self.cancelled):
+                    self._interrupt(request)
+                continue
+            try:
+                received = recv_packet(control)
+            except OSError:
+                received = None
+            if received is None:
+                self._session_over()
+                return
+            packet, fds = received
+            if packet["kind"] == "link":
+                self._link(packet, fds)
+            elif packet["kind"] == "cancel":
+                self.cancelled.add(packet["request"])
+                self._interrupt(packet["request"])
+
+    def _session_over(self) -> None:
+        """The keeper is gone or wants us gone: the main thread leaves, and the process with it."""
+        self._linked.set()
+        session = self.session
+        if session is not None:
+            session.end(EOFError())
+        # Whoever is still here in a moment is in user code; the template kills it.
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _send_control(self, packet: Dict[str, Any]) -> None:
+        with self._control_writing:
+            try:
+                send_packet(self._control, packet)
+            except OSError:
+                pass
+
+    def request_sync(self) -> int:
+        """Ask the keeper to read our output up to here; return the number it will repeat."""
+        with self._control_writing:
+            self._syncs = number = self._syncs % 0xFFFFFFFF + 1
+            try:
+                send_packet(self._control, {"kind": "sync", "number": number})
+            except OSError:
+                pass
+        return number
+
+    def report(self, text: str) -> None:
+        """Tell the server what is called."""
+        self._send_control({"kind": "report", "text": text})
+
+    # Cancelling --------------------------------------------------------------------------------
+
+    def _interrupt(self, request: int) -> None:
+        for thread in list(self.threads_by_ident.values()):
+            if request in thread.running:
+                if thread is self.main_thread:
+                    signal.pthread_kill(thread.ident, CANCEL_SIGNAL)
+                    return
+                with self._interrupting:
+                    if request in thread.running:
+                        _raise_in_thread(thread.ident, Interrupted)
+                return
+
+    def _on_cancel_signal(self, _number: int, _frame: Any) -> None:
+        running = self.main_thread.running
+        if running and not self.cancelled.isdisjoint(running):
+            raise Interrupted
+
+    def cancel_ended(self, request: int) -> None:
+        """A cancelled call has ended, one way or the other."""
+        self.cancelled.discard(request)
+        ident = get_ident()
+        if ident != self.main_thread.ident:
+            with self._interrupting:
+                _raise_in_thread(ident, None)
+        self._send_control({"kind": "cancelled", "request": request})
+
+    # Services ----------------------------------------------------------------------------------
+
+    def service(self, name: str, *args: Any) -> Any:
+        """Do one of the things beyond calls: files, commands."""
+        if name == "root":
+            if self._root is None:
+                self._root = Root(self.namespace)
+            return self._root
+        return SERVICES[name](*args)
+
+    def _ask_near(self, name: str, *args: Any) -> Any:
+        session = self.session
+        assert session is not None
+        return ask(session, (Op.SERVICE, name, *args))
+
+    def _fetch_module(self, name: str) -> Any:
+        if self.session is None or get_ident() not in self.session.inside:
+            # Nobody on the near side waits for this thread.
+            raise NotNow
+        return self._ask_near("fetch_module", name)
+
+
+class _CloudpickleFinder(ControllerFinder):
+    """Prefers the controller's cloudpickle: its pickles are made for its own version."""
+
+    def install(self) -> None:
+        """Put this finder in front of all others."""
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Return how to load cloudpickle; other names are none of its business."""
+        if name.partition(".")[0] != "cloudpickle":
+            return None
+        return super().find_spec(name, path, target)
+
+
+def ask(session: PeerSession, operation: Any) -> Any:
+    """Send the peer a request from this thread and wait for its answer; run what it asks meanwhile."""
+    from easycluster.wire import failures
+
+    pending = session.request(operation)
+    try:
+        while True:
+            message = session.wait_item(pending)
+            if message[0] == Kind.CALL:
+                session.answer(message)
+            else:
+                break
+    finally:
+        session.pending.pop(pending.request, None)
+    value = session.load(message)
+    if message[0] == Kind.RAISE:
+        raise failures.rebuild(value, loads=session.values.loads, host=session.values.peer.host)
+    return value
+
+
+class _NearConnection:
+    """What proxies for objects of the near side talk to."""
+
+    def __init__(self, session: WorkerSession, peername: str) -> None:
+        self._session = session
+        self.peername = peername
+
+    def send_request(self, oid: int, method: str, args: Any, kwargs: Any = None, *_: Any, **__: Any) -> Any:
+        return ask(self._session, (Op.METHOD, oid, method, args, kwargs or {}))
+
+    def get_attribute(self, oid: int, name: str, **_: Any) -> Any:
+        return ask(self._session, (Op.GET, oid, name))
+
+    def set_attribute(self, oid: int, name: str, value: Any, **_: Any) -> Any:
+        return ask(self._session, (Op.SET, oid, name, value))
+
+    def del_attribute(self, oid: int, name: str, **_: Any) -> Any:
+        return ask(self._session, (Op.DELETE, oid, name))
+
+    def get_method(self, oid: int, name: str) -> Any:
+        return ask(self._session, (Op.METHOD_OR_VALUE, oid, name))
+
+    def stream(self, oid: int) -> Any:
+        more = True
+        while more:
+            items, more = ask(self._session, (Op.ITEMS, oid, 64))
+            for item in items:
+                yield item
+
+
+def main(control: socket.socket, out: int, err: int, stacks: int, settings: Dict[str, Any]) -> None:
+    """Be a worker.  Does not return."""
+    output.redirect(out, err)
+    faulthandler.enable(2)
+    faulthandler.register(DUMP_SIGNAL, stacks, all_threads=True, chain=False)
+    sys.argv = [""]
+    worker = Worker(control, settings)
+    code = 0
+    try:
+        worker.run()
+    except SystemExit:
+        pass
+    except BaseException:  # noqa: BLE001 - the last boundary of the process
+        import traceback
+
+        traceback.print_exc()
+        code = 70
+    finally:
+        try:
+            atexit._run_exitfuncs()
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        finally:
+            os._exit(code)
+
+
+def _write_all(stream: Any, data: bytes) -> None:
+    counts: List[int] = []
+    while sum(counts) < len(data):
+        try:
+            counts.extend(stream.write_map(data[sum(counts) :]))
+        except BlockingIOError:
+            stream.wait(write=True, read=False, timeout=1.0)
+
+
+def _raise_in_thread(ident: int, exception: Optional[type]) -> None:
+    import ctypes
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(ident), ctypes.py_object(exception) if exception is not None else None
+    )

@@ -1,0 +1,1 @@
+"""One data link and everything both of its ends do alike.  Shipped to the far side."""

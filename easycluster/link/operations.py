@@ -1,0 +1,202 @@
+"""What one end can ask of the other, and how requests are answered.
+
+A request is a pickled tuple: the number of the operation, then its arguments.  Operations on
+objects work in both directions; those on globals and code exist on the far side only.
+
+This module is shipped to the far side.
+"""
+
+from __future__ import annotations
+
+import time
+from _thread import get_ident
+from typing import Any, Callable, Dict, List, Tuple
+
+from easycluster.errors import RemoteProtocolError
+from easycluster.link.session import Session
+from easycluster.wire import failures
+from easycluster.wire.frames import Frame, Kind
+
+__all__ = ["Op", "PeerSession", "describe_operation"]
+
+# Seconds that a batch of generator items is collected for; a slow generator gives what it has.
+ITEMS_SPAN = 0.02
+
+
+class Op:
+    """Numbers of the operations."""
+
+    CALL = 0
+    METHOD = 1
+    GET = 2
+    SET = 3
+    DELETE = 4
+    METHOD_OR_VALUE = 5
+    ITEMS = 6
+    EVAL = 7
+    EXEC = 8
+    IMPORT = 9
+    GET_GLOBAL = 10
+    SET_GLOBAL = 11
+    UPDATE = 12
+    SERVICE = 13
+
+
+_DESCRIPTIONS: Dict[int, Callable[[Any, Any], str]] = {
+    Op.CALL: lambda name, _: f"{name}()",
+    Op.METHOD: lambda oid, name: f"method {name}() of object {oid}",
+    Op.GET: lambda oid, name: f"attribute {name} of object {oid}",
+    Op.SET: lambda oid, name: f"setting attribute {name} of object {oid}",
+    Op.DELETE: lambda oid, name: f"deleting attribute {name} of object {oid}",
+    Op.METHOD_OR_VALUE: lambda oid, name: f"attribute {name} of object {oid}",
+    Op.ITEMS: lambda oid, _: f"items of generator {oid}",
+    Op.EVAL: lambda text, _: f"eval({_short(text)})",
+    Op.EXEC: lambda text, _: f"execblock({_short(text)})",
+    Op.IMPORT: lambda names, _: f"import of {', '.join(names)}",
+    Op.GET_GLOBAL: lambda name, _: f"global {name}",
+    Op.SET_GLOBAL: lambda name, _: f"setting global {name}",
+    Op.UPDATE: lambda _blocks, _: "update_definitions()",
+    Op.SERVICE: lambda name, _: f"{name}()",
+}
+
+
+def describe_operation(operation: Tuple[Any, ...]) -> str:
+    """Return what an operation is, for a message: ``rebuild()``."""
+    first = operation[1] if len(operation) > 1 else None
+    second = operation[2] if len(operation) > 2 else None
+    describe = _DESCRIPTIONS.get(operation[0])
+    return describe(first, second) if describe is not None else f"operation {operation[0]}"
+
+
+def _short(text: Any) -> str:
+    line = str(text).strip().splitlines()[0] if str(text).strip() else ""
+    return repr(line if len(line) <= 60 else line[:57] + "...")
+
+
+class PeerSession(Session):
+    """A session that answers requests on this end's objects.
+
+    Attributes:
+        name: What this end is called in the tracebacks it sends.
+    """
+
+    name = ""
+
+    def operations(self) -> Dict[int, Callable[..., Any]]:
+        """Return what the peer may ask for."""
+        return {
+            Op.METHOD: self.call_method,
+            Op.GET: lambda oid, name: getattr(self.values.exports.get(oid), name),
+            Op.SET: lambda oid, name, value: setattr(self.values.exports.get(oid), name, value),
+            Op.DELETE: lambda oid, name: delattr(self.values.exports.get(oid), name),
+            Op.METHOD_OR_VALUE: self.method_or_value,
+            Op.ITEMS: self.next_items,
+        }
+
+    def call_method(self, oid: int, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        """Call a method of an exported object."""
+        return getattr(self.values.exports.get(oid), name)(*args, **kwargs)
+
+    def method_or_value(self, oid: int, name: str) -> Tuple[bool, Any]:
+        """Return ``(True, None)`` if the attribute is a method, else ``(False, its value)``."""
+        value = getattr(self.values.exports.get(oid), name)
+        if callable(value) and (hasattr(value, "__self__") or hasattr(value, "__code__") or isinstance(value, type)):
+            return True, None
+        return False, value
+
+    def next_items(self, oid: int, most: int) -> Tuple[List[Any], bool]:
+        """Return up to ``most`` next items of an iterator and whether more may come.
+
+        An exception after the first item is kept for the next request, so that no item is lost.
+        """
+        iterator = self.values.exports.get(oid)
+        held = self._held_failures.pop(oid, None)
+        if held is not None:
+            raise held
+        items: List[Any] = []
+        end = time.monotonic() + ITEMS_SPAN
+        try:
+            while len(items) < most:
+                items.append(next(iterator))
+                if time.monotonic() >= end:
+                    break
+        except StopIteration:
+            return items, False
+        except Exception as exc:
+            if not items:
+                raise
+            self._held_failures[oid] = exc
+        return items, True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._held_failures: Dict[int, BaseException] = {}
+        self._operations = self.operations()
+
+    # Answering ---------------------------------------------------------------------------------
+
+    def begin(self, request: int) -> None:
+        """User code of ``request`` is about to run in this thread."""
+
+    def finish(self, request: int) -> None:
+        """User code of ``request`` has ended in this thread."""
+
+    def mark(self) -> Tuple[int, int]:
+        """Return flags and number by which the peer knows which output belongs before the answer."""
+        return 0, 0
+
+    def perform(self, operation: Tuple[Any, ...]) -> Any:
+        """Do what a request asks for."""
+        function = self._operations.get(operation[0])
+        if function is None:
+            raise RemoteProtocolError(f"{describe_operation(operation)} cannot be asked of this end")
+        return function(*operation[1:])
+
+    def answer(self, message: Frame) -> None:
+        """Carry out a request and send its answer.  Never raises what user code raised."""
+        kind, _flags, request, _thread, body, _buffers = message
+        if kind == Kind.RELEASE:
+            self.release(body)
+            return
+        ident = get_ident()
+        inside = self.inside
+        outer = inside.get(ident)
+        inside[ident] = request
+        try:
+            try:
+                self.begin(request)
+                value = self.perform(self.load(message))
+                self.finish(request)
+                kind = Kind.REPLY
+                reply, out = self.values.dumps(value)
+                del value
+            except BaseException as exc:  # noqa: BLE001 - whatever it is, the caller gets it
+                self.finish(request)
+                kind = Kind.RAISE
+                reply, out = self.dump_failure(exc)
+        finally:
+            if outer is None:
+                inside.pop(ident, None)
+            else:
+                inside[ident] = outer
+        del body, message
+        flags, mark = self.mark()
+        self.send(kind, request, reply, out, mark, flags)
+
+    def release(self, body: bytes) -> None:
+        """Give up exported objects that the peer has no proxies for any more."""
+        numbers = body.split()
+        for oid, count in zip(numbers[::2], numbers[1::2]):
+            self.values.exports.release(int(oid), int(count))
+
+    def dump_failure(self, exc: BaseException) -> Tuple[bytes, List[memoryview]]:
+        """Return an exception as plain pickled values."""
+        failure = failures.describe(exc, dumps=self._dumps_alone, host=self.name)
+        result: Tuple[bytes, List[memoryview]] = self.values.dumps(failure)
+        return result
+
+    def _dumps_alone(self, value: Any) -> bytes:
+        data, buffers = self.values.dumps(value)
+        if buffers:
+            raise ValueError("too large to hang on an exception")
+        return bytes(data)

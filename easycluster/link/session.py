@@ -1,0 +1,646 @@
+"""One end of a data link: requests out, requests in, and who reads.
+
+Both ends are the same class.  A thread that waits for something reads the link itself if nobody
+else does, because handing a message to another thread costs more than the call it belongs to
+(6 us on one core, 55 us on two).  So exactly one waiting thread holds the *reading role*; it puts
+what belongs to others into their hands, and passes the role to exactly one of them when it leaves.
+
+A signal handler may raise at any point (Ctrl-C, a test's time limit).  Therefore all state of the
+stream changes in single stores or in single steps of the interpreter (``deque.append``,
+``list.extend`` of a ``map``), and the next thread that comes finds it either before or after.
+
+This module is shipped to the far side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+import time
+from _thread import allocate_lock, get_ident
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
+
+from easycluster.errors import LocalProtocolError, ProtocolError
+from easycluster.stream import ByteStream
+from easycluster.wire.frames import (
+    COMPRESSED,
+    HEADER,
+    MAX_INLINE,
+    NESTED,
+    Frame,
+    FrameDecoder,
+    FrameEncoder,
+    Kind,
+    compress,
+    decompress,
+    frame,
+)
+from easycluster.wire.records import Mac
+
+# Bytes from which a body is worth compressing, on a link that compresses.
+COMPRESS_FROM = 512
+
+__all__ = ["Expired", "Pending", "Session", "Waiter"]
+
+_monotonic = time.monotonic
+_pack = HEADER.pack
+_take = deque.popleft
+
+
+class Expired(Exception):
+    """A wait reached its deadline.  Never leaves EasyCluster: callers make a CallTimeout of it."""
+
+
+class Waiter:
+    """Something that a thread waits for: frames that were put into its hands."""
+
+    __slots__ = ("items", "lock")
+
+    def __init__(self) -> None:
+        self.items: Deque[Frame] = deque()
+        # Held while a thread sleeps on it; whoever has news releases it.
+        self.lock: Optional[Any] = None
+
+
+class Pending(Waiter):
+    """A request that was sent and whose answer has not been taken.
+
+    Attributes:
+        request: Its id.
+        operation: Number of the operation and what it is about, for messages.
+        blocking: Whether a thread is sure to wait for it: callbacks may run there.
+        on_done: Called once, with this object, in the thread that handles completions.
+    """
+
+    __slots__ = ("blocking", "on_done", "operation", "request", "started")
+
+    def __init__(self, operation: Tuple[Any, ...], blocking: bool) -> None:
+        super().__init__()
+        self.request = 0
+        self.operation = operation[:3]
+        self.blocking = blocking
+        self.on_done: Optional[Callable[[Pending], None]] = None
+        self.started = _monotonic()
+
+
+class Session:
+    """One end of one data link.
+
+    Args:
+        stream: The connected stream; the session owns it.
+        values: Pickles and unpickles; see :class:`easycluster.wire.values.Values`.
+        send_key: Key of the records sent, or None on a trusted link.
+        receive_key: Key of the records received, or None.
+        max_frame: The largest single message accepted, in bytes.
+    """
+
+    # Seconds that a busy reader is left alone before the watcher reads for it.
+    WATCH_AFTER = 0.02
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        values: Any,
+        send_key: Optional[bytes] = None,
+        receive_key: Optional[bytes] = None,
+        max_frame: int = 4 << 30,
+    ) -> None:
+        self.stream = stream
+        self.values = values
+        self._encoder = FrameEncoder(Mac(send_key) if send_key is not None else None)
+        self._decoder = FrameDecoder(Mac(receive_key) if receive_key is not None else None, max_frame)
+        # Bytes, how many of them are written (a list that only grows), record number after them.
+        self._outgoing: Deque[Tuple[Any, List[int], int]] = deque()
+        self._number = 0
+        # RLocks, because they know their owner: a signal between taking a lock and the ``try``
+        # behind it would otherwise leave it locked for ever.
+        self._writing = threading.RLock()
+        self._reading = threading.RLock()
+        self._sleepers: Dict[int, Waiter] = {}
+        self._idlers: Set[Waiter] = set()
+        self._ids = itertools.count(1)
+        self.pending: Dict[int, Pending] = {}
+        # Request that each thread is inside of, so that what it asks of the peer finds its way
+        # to the thread that waits there.
+        self.inside: Dict[int, int] = {}
+        self.completions: Deque[Pending] = deque()
+        self.ended: Optional[BaseException] = None
+        self._end_lock = allocate_lock()
+        self._activity = 0
+        self._watcher: Optional[_Watcher] = None
+        self.compress = False
+
+    def load(self, message: Frame) -> Any:
+        """Return the value a frame carries."""
+        body = message[4]
+        if message[1] & COMPRESSED:
+            body = decompress(body, self._decoder.max_frame)
+        return self.values.loads(body, message[5])
+
+    # What a subclass decides -------------------------------------------------------------------
+
+    def route(self, message: Frame) -> Optional[Waiter]:
+        """Return who handles a request or release of the peer; None: it was dealt with here."""
+        raise NotImplementedError
+
+    def on_ended(self) -> None:
+        """The link has ended; called once, in whatever thread noticed."""
+
+    def completed(self) -> None:
+        """A request with ``on_done`` was answered; called by the reading thread, must not block."""
+
+    # Sending -----------------------------------------------------------------------------------
+
+    def request(
+        self,
+        operation: Tuple[Any, ...],
+        thread: int = 0,
+        deadline: Optional[float] = None,
+        blocking: bool = True,
+        on_done: Optional[Callable[[Pending], None]] = None,
+        nested: bool = True,
+    ) -> Pending:
+        """Pickle and send a request; return what to wait for.
+
+        Args:
+            operation: Number and arguments.
+            thread: Number of the far-side thread.
+            deadline: Monotonic seconds by which it has to be sent.
+            blocking: Whether this thread will wait for the answer at once.
+            on_done: See :class:`Pending`.
+            nested: Whether a thread that waits for us there may run it, instead of ``thread``.
+        """
+        body, buffers = self.values.dumps(operation)
+        pending = Pending(operation, blocking)
+        pending.on_done = on_done
+        flags = 0
+        if self.inside:
+            parent = self.inside.get(get_ident())
+            if parent is not None and nested:
+                flags, thread = NESTED, parent
+        pending.request = request = next(self._ids) & 0xFFFFFFFF
+        self.pending[request] = pending
+        try:
+            self.send(Kind.CALL, request, body, buffers, thread, flags, deadline)
+        except BaseException as exc:
+            # Whether it was sent or not, nobody will take the answer.
+            self.pending.pop(request, None)
+            exc.easycluster_request = request  # type: ignore[attr-defined]  # so that the caller can cancel it
+            raise
+        return pending
+
+    def send(
+        self,
+        kind: int,
+        request: int,
+        body: bytes,
+        buffers: Sequence[memoryview] = (),
+        thread: int = 0,
+        flags: int = 0,
+        deadline: Optional[float] = None,
+    ) -> None:
+        """Send one message; large ones in pieces.
+
+        Raises:
+            Expired: If the peer takes no bytes until the deadline.
+            OSError: If the link has ended.
+        """
+        if self.ended is not None:
+            raise self.ended
+        writing = self._writing
+        while writing._is_owned():  # type: ignore[attr-defined]  # a signal left it locked
+            writing.release()
+        if self.compress and len(body) >= COMPRESS_FROM:
+            flags, body = compress(flags, body)
+        small = not buffers and len(body) <= MAX_INLINE
+        with writing:
+            queue = self._outgoing
+            number = queue[-1][2] if queue else self._number
+            if small:
+                dropped = self.values.proxies.dropped
+                data = _pack(len(body), kind, flags, 0, request, thread) + body
+                if dropped:
+                    data = self._releases() + data
+                number, data = self._encoder.encode(number, data)
+                counts: List[int] = []
+                queue.append((data, counts, number))
+                if len(queue) == 1:
+                    try:
+                        counts.extend(self.stream.write_map(data))
+                    except BlockingIOError:
+                        pass
+                    except OSError as exc:
+                        self.end(exc)
+                        raise (self.ended or exc) from exc
+                    else:
+                        if counts[0] == len(data):
+                            self._number = number
+                            queue.popleft()
+                            return
+            else:
+                number, pieces = self._encoder.encode_large(number, (kind, flags, request, thread), body, buffers)
+                last = len(pieces) - 1
+                # The number counts only once all pieces are queued, which happens in one step.
+                queue.extend([(piece, [], number if at == last else self._number) for at, piece in enumerate(pieces)])
+            self._drain(deadline)
+
+    def send_frames(self, data: bytes) -> None:
+        """Send whole small frames that were made with :func:`easycluster.wire.frames.frame`."""
+        if self.ended is not None:
+            raise self.ended
+        with self._writing:
+            queue = self._outgoing
+            number = queue[-1][2] if queue else self._number
+            number, data = self._encoder.encode(number, data)
+            queue.append((data, [], number))
+            self._drain(None)
+
+    def _releases(self) -> bytes:
+        """Return a frame that gives back references to the peer's objects."""
+        dropped = self.values.proxies.take_dropped()
+        data = b""
+        for start in range(0, len(dropped), 4096):
+            body = b"".join(b"%d %d " % (oid, count) for oid, count in dropped[start : start + 4096])
+            data += frame(Kind.RELEASE, 0, body)
+        return data
+
+    def flush_releases(self) -> None:
+        """Send what :meth:`_releases` has, if the link is free; for idle times."""
+        if self.ended is not None or not self.values.proxies.dropped:
+            return
+        if self._writing.acquire(blocking=False):
+            try:
+                data = self._releases()
+                if data and not self._outgoing:
+                    self.send_frames(data)
+            except OSError:
+                pass
+            finally:
+                self._writing.release()
+
+    def _drain(self, deadline: Optional[float]) -> None:
+        """Write what is queued; read meanwhile if the peer takes nothing.  Holds the writing lock."""
+        queue = self._outgoing
+        stream = self.stream
+        while queue:
+            data, counts, number = queue[0]
+            piece = data if isinstance(data, (bytes, memoryview)) else bytes(data)
+            done = sum(counts)
+            if done >= len(piece):
+                self._number = number
+                queue.popleft()
+                continue
+            try:
+                counts.extend(stream.write_map(memoryview(piece)[done:] if done else piece))
+            except BlockingIOError:
+                self._read_while_blocked(deadline)
+            except OSError as exc:
+                self.end(exc)
+                raise (self.ended or exc) from exc
+
+    def _read_while_blocked(self, deadline: Optional[float]) -> None:
+        if self.ended is not None:
+            raise self.ended
+        remaining = None if deadline is None else deadline - _monotonic()
+        if remaining is not None and remaining <= 0:
+            raise Expired
+        mine = self._reading.acquire(blocking=False)
+        try:
+            # Without the role somebody else reads; look again soon, it may be free by then.
+            span = remaining if mine else min(0.05, remaining) if remaining is not None else 0.05
+            readable, _, _ = self.stream.wait(write=True, read=mine, timeout=span)
+            if readable and mine:
+                self._pump(deadline)
+        finally:
+            if mine:
+                self._leave_role()
+
+    # Waiting -----------------------------------------------------------------------------------
+
+    def wait_item(self, waiter: Waiter, deadline: Optional[float] = None) -> Frame:
+        """Wait until ``waiter`` has a frame, reading the link if nobody else does; return the frame.
+
+        Raises:
+            Expired: At the deadline (monotonic seconds).
+            OSError: If the link has ended and nothing is left to take.
+        """
+        items = waiter.items
+        reading = self._reading
+        while reading._is_owned():  # type: ignore[attr-defined]  # a signal left it locked
+            reading.release()
+        while not items:
+            if self.ended is not None:
+                raise self.ended
+            if reading.acquire(blocking=False):
+                try:
+                    while not items and self.ended is None:
+                        self._pump(deadline)
+                finally:
+                    self._leave_role()
+            else:
+                self._sleep(waiter, deadline)
+        return items.popleft()
+
+    def _sleep(self, waiter: Waiter, deadline: Optional[float]) -> None:
+        """Sleep until ``waiter`` has news or the reading role is free."""
+        lock = allocate_lock()
+        lock.acquire()
+        waiter.lock = lock
+        key = id(waiter)
+        self._sleepers[key] = waiter
+        try:
+            watcher = self._watcher
+            if watcher is not None and watcher.reading:
+                watcher.kick()
+            elif self._reading_is_free():
+                return
+            if waiter.items or self.ended is not None:
+                return
+            if deadline is None:
+                lock.acquire()
+            else:
+                remaining = deadline - _monotonic()
+                if remaining <= 0 or not lock.acquire(timeout=remaining):
+                    raise Expired
+        finally:
+            self._sleepers.pop(key, None)
+            waiter.lock = None
+
+    def wait_handed(self, waiter: Waiter) -> Frame:
+        """Wait until somebody who reads puts a frame into ``waiter``; never reads itself.
+
+        Raises:
+            OSError: If the link has ended.
+        """
+        while not waiter.items:
+            lock = allocate_lock()
+            lock.acquire()
+            waiter.lock = lock
+            self._idlers.add(waiter)
+            if not waiter.items and self.ended is None:
+                lock.acquire()
+            self._idlers.discard(waiter)
+            waiter.lock = None
+            if not waiter.items and self.ended is not None:
+                raise self.ended
+        return waiter.items.popleft()
+
+    def _reading_is_free(self) -> bool:
+        if self._reading.acquire(blocking=False):
+            self._reading.release()
+            return True
+        return False
+
+    def _leave_role(self) -> None:
+        """Give the reading role up, and to one thread that still waits."""
+        self._reading.release()
+        if self._sleepers:
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        for waiter in list(self._sleepers.values()):
+            if not waiter.items:
+                _release(waiter.lock)
+                return
+
+    def _wake_all(self) -> None:
+        for waiter in [*self._sleepers.values(), *self._idlers]:
+            _release(waiter.lock)
+
+    # Reading -----------------------------------------------------------------------------------
+
+    def _pump(self, deadline: Optional[float] = None) -> None:
+        """Read once and hand out what came.  The caller holds the reading role."""
+        decoder = self._decoder
+        self._activity += 1
+        if not decoder.ready and not decoder.chunks:
+            if deadline is not None:
+                remaining = deadline - _monotonic()
+                if remaining <= 0 or not self.stream.wait(write=False, timeout=remaining)[0]:
+                    raise Expired
+            try:
+                if decoder.in_bulk:
+                    views, counts = decoder.targets()
+                    counts.extend(self.stream.readv_map(views))
+                    if not counts[-1]:
+                        return self.end(EOFError())
+                    decoder.digest_bulk()
+                else:
+                    decoder.chunks.extend(self.stream.read_map())
+                    if not decoder.chunks[-1]:
+                        return self.end(EOFError())
+            except OSError as exc:
+                return self.end(exc)
+            except ProtocolError as exc:
+                return self.end(exc)
+        watcher = self._watcher
+        if watcher is not None and watcher.parked:
+            watcher.unpark()
+        if decoder.chunks:
+            try:
+                decoder.digest()
+            except ProtocolError as exc:
+                return self.end(exc)
+        ready = decoder.ready
+        pending = self.pending
+        while ready:
+            kind, flags, request, thread, _body, _buffers = ready[0]
+            if kind == Kind.REPLY or kind == Kind.RAISE:
+                answered = pending.get(request)
+                if answered is None:
+                    self.late(ready[0])
+                    ready.popleft()
+                    continue
+                # In this order: interrupted in between, the next round ends up the same.
+                answered.items.extend(map(_take, (ready,)))
+                pending.pop(request, None)
+                if answered.on_done is not None:
+                    self.completions.append(answered)
+                    self.completed()
+                lock = answered.lock
+                if lock is not None:
+                    _release(lock)
+                continue
+            waiter: Optional[Waiter] = None
+            if flags & NESTED and kind == Kind.CALL:
+                # The thread that waits for the outer request runs it, if it is sure to come.
+                outer = pending.get(thread)
+                if outer is not None and outer.blocking:
+                    waiter = outer
+            if waiter is None:
+                waiter = self.route(ready[0])
+            if waiter is None:
+                ready.popleft()
+                continue
+            waiter.items.extend(map(_take, (ready,)))
+            lock = waiter.lock
+            if lock is not None:
+                _release(lock)
+        return None
+
+    def late(self, message: Frame) -> None:
+        """An answer that nobody waits for any more: give back the references it carries."""
+        try:
+            self.load(message)
+        except Exception:  # noqa: BLE001 - the answer is dropped, whatever is wrong with it
+            pass
+
+    # The end -----------------------------------------------------------------------------------
+
+    def end(self, reason: BaseException) -> None:
+        """The link is of no further use: wake everybody who waits on it."""
+        with self._end_lock:
+            if self.ended is not None:
+                return
+            self.ended = reason if isinstance(reason, OSError) else _link_ended(reason)
+        self._wake_all()
+        if self._watcher is not None:
+            self._watcher.stop()
+        self.stream.shutdown()
+        self._wake_all()
+        self.on_ended()
+
+    def close_stream(self, timeout: float = 1.0) -> None:
+        """Give the descriptors back, once no thread reads or writes them any more."""
+        for lock in (self._reading, self._writing):
+            if not lock.acquire(timeout=timeout):
+                return
+        try:
+            self.stream.close()
+        finally:
+            self._writing.release()
+            self._reading.release()
+
+    # The watcher -------------------------------------------------------------------------------
+
+    def start_watcher(self, run_completions: Optional[Callable[[], None]] = None) -> None:
+        """Let a thread read while nobody waits, or while whoever reads is busy for long."""
+        if self._watcher is None and self.ended is None:
+            self._watcher = _Watcher(self, run_completions)
+            self._watcher.start()
+
+    def wake_watcher(self) -> None:
+        """Make the watcher look at the completions now."""
+        if self._watcher is not None:
+            self._watcher.unpark()
+
+    def join_watcher(self, timeout: float) -> None:
+        """Wait until the watcher has ended."""
+        watcher = self._watcher
+        if watcher is not None and watcher.ident != get_ident() and watcher.is_alive():
+            watcher.join(timeout)
+
+
+class _Watcher(threading.Thread):
+    """Reads a session's link when nobody else does.
+
+    While there is traffic it only looks every ``WATCH_AFTER`` seconds whether it is needed, so
+    that it never races a caller for an answer.
+    """
+
+    def __init__(self, session: Session, run_completions: Optional[Callable[[], None]]) -> None:
+        super().__init__(name="easycluster-watcher", daemon=True)
+        self._session = session
+        self._run_completions = run_completions
+        self._tick = allocate_lock()
+        self._tick.acquire()
+        self._wake_receive, self._wake_send = socket.socketpair()
+        for end in (self._wake_receive, self._wake_send):
+            end.setblocking(False)
+        self._stopped = False
+        # Blocked in a wait with the reading role; a caller who wants the role kicks.
+        self.reading = False
+        # Asleep without a time limit, because a reader is there and nothing happens.
+        self.parked = False
+
+    def kick(self) -> None:
+        """Make the watcher give up the reading role."""
+        try:
+            self._wake_send.send(b"k")
+        except OSError:
+            # Full: it is awake already.  Closed: it has ended.
+            pass
+
+    def unpark(self) -> None:
+        """Make the watcher look again."""
+        self.parked = False
+        _release(self._tick)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        self.kick()
+        self.unpark()
+
+    def run(self) -> None:
+        session = self._session
+        try:
+            while not self._stopped:
+                seen = session._activity
+                self._tick.acquire(timeout=session.WATCH_AFTER)
+                if self._run_completions is not None and session.completions:
+                    self._run_completions()
+                if session._activity != seen or self._stopped:
+                    continue
+                if session._reading.acquire(blocking=False):
+                    try:
+                        self._read()
+                    finally:
+                        self.reading = False
+                        session._leave_role()
+                    if self._run_completions is not None and session.completions:
+                        self._run_completions()
+                else:
+                    self.parked = True
+                    if session._activity == seen and not self._stopped:
+                        self._tick.acquire()
+                    self.parked = False
+            if self._run_completions is not None and session.completions:
+                self._run_completions()
+        finally:
+            self._wake_receive.close()
+            self._wake_send.close()
+
+    def _read(self) -> None:
+        """Read until somebody wants the role.  Holds it."""
+        session = self._session
+        wake_fd = self._wake_receive.fileno()
+        self.reading = True
+        while not self._stopped and session.ended is None:
+            if session._decoder.ready or session._decoder.chunks:
+                readable, kicked = True, False
+            else:
+                readable, _, kicked = session.stream.wait(write=False, timeout=None, wake_fd=wake_fd)
+            if readable:
+                session._pump()
+                if session.completions and self._run_completions is not None:
+                    return
+            if kicked:
+                try:
+                    self._wake_receive.recv(4096)
+                except BlockingIOError:
+                    pass
+                return
+
+
+def _release(lock: Optional[Any]) -> None:
+    if lock is None:
+        return
+    try:
+        lock.release()
+    except RuntimeError:
+        # It is free already: its owner is awake.
+        pass
+
+
+def _link_ended(reason: BaseException) -> OSError:
+    if isinstance(reason, ProtocolError):
+        error = ConnectionAbortedError(f"the link was given up: {reason}")
+    elif isinstance(reason, LocalProtocolError):
+        error = ConnectionAbortedError(str(reason))
+    else:
+        error = ConnectionResetError("the link was closed by the far side")
+    error.__cause__ = reason
+    return error

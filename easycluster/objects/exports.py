@@ -22,7 +22,7 @@ import weakref
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple, TypeVar, Union
 
 from easycluster.objects.proxies import DefaultRemoteProxy, FileProxy, GeneratorProxy, RemoteProxy
-from easycluster.wire.pickling import OVERRIDE, PERSISTENT, dumping, require
+from easycluster.wire.pickling import OVERRIDE, PERSISTENT, Dump, at_work, require
 
 __all__ = [
     "Callback",
@@ -89,13 +89,18 @@ class ServerObject:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # Another base, or the class itself, may say how it is pickled: inside a session we come first.
-        if cls.__reduce_ex__ is not ServerObject.__reduce_ex__:
-            _go_by_reference(cls)
+        _go_by_reference(cls)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        values = dumping() if protocol == 5 else None
-        text = None if values is None or values.copies_server_objects else type_data(self)
-        return super().__reduce_ex__(protocol) if text is None else values.reference(self, text)
+        dump = at_work()
+        reduced = NotImplemented if dump is None else self._reduce_in_session(dump)
+        return super().__reduce_ex__(protocol) if reduced is NotImplemented else reduced
+
+    __reduce_ex__._is_by_reference = True  # type: ignore[attr-defined]
+
+    def _reduce_in_session(self, dump: Dump) -> Any:
+        text = None if dump.values.copies_server_objects else type_data(self)
+        return NotImplemented if text is None else dump.reference(self, text)
 
 
 def make_server_class(
@@ -170,11 +175,14 @@ class Callback:
         return self.function(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        values = dumping() if protocol == 5 else None
-        if values is None:
+        dump = at_work()
+        if dump is None:
             raise TypeError(f"the callback {self.function!r} can only be sent in a call; it cannot be pickled")
+        return self._reduce_in_session(dump)
+
+    def _reduce_in_session(self, dump: Dump) -> Any:
         # The function itself is exported, so that two callbacks of one function are one object over there.
-        return values.reference(self.function, _CALLABLE)
+        return dump.reference(self.function, _CALLABLE)
 
     def __repr__(self) -> str:
         return f"callback({self.function!r})"
@@ -302,11 +310,11 @@ def _go_by_reference(typ: type) -> bool:
         return True
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
-        values = dumping() if protocol == 5 else None
-        if values is not None and not values.copies_server_objects:
+        dump = at_work()
+        if dump is not None and not dump.values.copies_server_objects:
             text = type_data(self)
             if text is not None:
-                return values.reference(self, text)
+                return dump.reference(self, text)
         return original(self, protocol)
 
     __reduce_ex__._is_by_reference = True  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ import warnings
 from typing import Any, Callable, Dict, Iterator, Optional, Protocol, Tuple, Type
 
 from easycluster.errors import RemoteError, SerializationError, StaleProxy
-from easycluster.wire.pickling import dumping
+from easycluster.wire.pickling import Dump, at_work
 
 __all__ = [
     "DefaultRemoteProxy",
@@ -280,13 +280,16 @@ class RemoteProxy(metaclass=_RemoteProxyMeta):
         return f"<RemoteProxy for oid {self._oid} on {getattr(self._connection, 'peername', None)}>"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        values = dumping() if protocol == 5 else None
-        if values is None:
+        dump = at_work()
+        if dump is None:
             raise TypeError(
                 f"{self!r} cannot be copied or pickled here: it stands for an object of another process; "
                 "send it in a call over its own connection, or fetch plain data from it"
             )
-        return values.reference_back(self)
+        return dump.reference_back(self)
+
+    def _reduce_in_session(self, dump: Dump) -> Any:
+        return dump.reference_back(self)
 
     def _detach(self, reason: str = "its connection was closed") -> None:
         """Make every later use raise StaleProxy, because the object is gone with its session."""

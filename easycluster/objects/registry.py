@@ -13,8 +13,9 @@ import itertools
 import threading
 import weakref
 from collections import deque
-from typing import Any, Deque, Dict, List, Optional, Tuple
+from typing import Any, Deque, Dict, List, Optional, Tuple, Union
 
+from easycluster.errors import StaleProxy
 from easycluster.objects import exports as rules
 from easycluster.objects.proxies import RemoteProxy, proxy_class
 
@@ -61,9 +62,12 @@ class Exports:
         """Return the object with this number.
 
         Raises:
-            KeyError: If the peer has let go of it.
+            StaleProxy: If the peer has let go of it.
         """
-        return self._by_oid[oid].obj
+        try:
+            return self._by_oid[oid].obj
+        except KeyError:
+            raise StaleProxy(f"object {oid} is not held any more where it lived") from None
 
     def release(self, oid: int, count: int) -> None:
         """Subtract ``count`` references; with the last one the object is let go.  Unknown numbers are ignored."""
@@ -93,6 +97,16 @@ class _ProxyRef(weakref.ref):  # type: ignore[type-arg]  # not subscriptable in 
     oid: int
 
 
+class _Unclaimed:
+    """References that were received by nobody."""
+
+    __slots__ = ("count", "oid")
+
+    def __init__(self, oid: int, count: int) -> None:
+        self.oid = oid
+        self.count = count
+
+
 class Proxies:
     """The living proxies for objects of the peer: one object, one proxy.
 
@@ -103,7 +117,7 @@ class Proxies:
 
     def __init__(self, connection: Any = None) -> None:
         self.connection = connection
-        self.dropped: Deque[_ProxyRef] = deque()
+        self.dropped: Deque[Union[_ProxyRef, _Unclaimed]] = deque()
         self._lock = threading.RLock()
         self._by_oid: Dict[int, _ProxyRef] = {}
 
@@ -120,6 +134,10 @@ class Proxies:
             ref.oid, ref.count = oid, 1
             self._by_oid[oid] = ref
             return proxy
+
+    def drop(self, oid: int, count: int) -> None:
+        """Have references released that came in a value nobody could take."""
+        self.dropped.append(_Unclaimed(oid, count))
 
     def take_dropped(self) -> List[Tuple[int, int]]:
         """Return (number, count) of the proxies that were collected since, for the owner to release."""

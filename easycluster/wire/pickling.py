@@ -1,43 +1,63 @@
 """Pickling: what stands in our pickles, and the picklers that look at more than plain pickle does.
 
-Which :class:`~easycluster.wire.values.Values` is at work in a thread is known here, so that an object can ask
-for it while it is pickled (:func:`dumping`) and a reference while it is rebuilt.
+A value is pickled by the C function ``pickle.dumps``, called by ``Values.dumps``.  An object that goes by
+reference inside a session, and is an ordinary object elsewhere (``copy.copy``, a pickle of the user's own),
+must know in its ``__reduce_ex__`` which of the two this is.  It looks at the Python frame that called the
+pickler: :func:`at_work`.  To say it the other way round, in a variable for each thread that is set around
+each ``pickle.dumps``, cost 0.2 us for every value, with or without such objects, and told a lie when a
+``__reduce__`` of the user's pickles something on its own.
 
 This module is shipped to the far side: standard library of Python 3.8 only.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import pickle
 import sys
 import types
+from _thread import get_ident  # not threading: wire starts no threads
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Type
 
-# Not threading: wire starts no threads.  Which Values is at work in this thread is kept in dicts by thread
-# ident; three touches of a threading.local cost 220 ns here, of a dict 100 ns.
-from _thread import get_ident
-from typing import Any, Callable, Dict, List, Set, Tuple, Type
+from easycluster.errors import SerializationError
 
-from easycluster.errors import SerializationError, StaleProxy
-
-__all__ = ["BULK", "OVERRIDE", "PERSISTENT", "dumping", "require"]
+__all__ = ["BULK", "OVERRIDE", "PERSISTENT", "Dump", "at_work", "require"]
 
 # 64 KiB.  Below it, copying a buffer into the pickle is cheaper than sending it as a piece of its own.
 BULK = 64 * 1024
 
-# What plain pickle would copy although it goes by reference: objects that are not of an exact builtin type,
-# and objects that are.  Empty as long as nothing of the kind was registered.
-OVERRIDE, PERSISTENT = "override", "persistent"
+# What plain pickle does not do.  OVERRIDE, PERSISTENT: it would copy objects that go by reference, of types
+# written in C or of exact builtin types; in here once such a thing was registered.  WARY: it copies large
+# bytes; in here for a while after some were met.
+OVERRIDE, PERSISTENT, WARY = "override", "persistent", "wary"
 required: Set[str] = set()
 
-# The Values at work, by thread ident.  Two dicts: while a value is rebuilt, copying an object must not
-# make a reference of it.
-at_dump: Dict[int, Any] = {}
-at_load: Dict[int, Any] = {}
+# at_work looks at frames, which a pickler that is itself written in Python hides.
+if pickle.Pickler is getattr(pickle, "_Pickler", None) or sys.implementation.name != "cpython":
+    required.add(OVERRIDE)
+
+# Large bytes are noticed by the size of a pickle that has already copied them.  After one, this many values
+# are searched before they are pickled; to search each value would cost 0.2 us a call.
+_WARY_SPAN = 64
+_wary_left = 0
+
+# Who rebuilds something, by thread ident: the Values, and the numbers of the references met so far.
+at_load: Dict[int, Tuple[Any, List[int]]] = {}
+
+# What each plain dumps has met that is more than plain, by the id of its frame; gone when it returns.
+met: Dict[int, Dump] = {}
+
+_getframe = sys._getframe
+_plain_dumps: Any = None
 
 
-def dumping() -> Any:
-    """Return the Values that is pickling in this thread right now, or None."""
-    return at_dump.get(get_ident())
+def is_plain_dumps(function: Any) -> Any:
+    """Decorate the function whose frame calls ``pickle.dumps`` for a session; its ``self`` is the Values."""
+    global _plain_dumps
+    _plain_dumps = function.__code__
+    return function
 
 
 def require(what: str) -> None:
@@ -45,33 +65,137 @@ def require(what: str) -> None:
     required.add(what)
 
 
+def be_wary() -> None:
+    """Search the next values for large bytes before they are pickled."""
+    global _wary_left
+    _wary_left = _WARY_SPAN
+    required.add(WARY)
+
+
+def set_bulk_apart(obj: Any) -> Any:
+    """Return ``obj`` with large bytes in it wrapped; ``obj`` itself if there are none.
+
+    Only the value, the elements of a tuple and those of tuples and dictionaries in it are looked at: this
+    covers calls with their arguments and results, at a bounded price.
+    """
+    global _wary_left
+    _wary_left -= 1
+    if _wary_left <= 0:
+        required.discard(WARY)
+    return _set_apart(obj, 2)
+
+
+# -- one dumps at work --------------------------------------------------------------------------------
+
+
+class Dump:
+    """One ``dumps`` at work: whose it is, and what it has met.
+
+    Attributes:
+        values: The Values that pickles.
+        buffers: What goes beside the pickle.
+        oids: Numbers of the own objects that were referred to, one for each reference.
+        persistent: True if there are persistent ids in the pickle.
+    """
+
+    __slots__ = ("buffers", "oids", "persistent", "values")
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+        self.buffers: List[memoryview] = []
+        self.oids: List[int] = []
+        self.persistent = False
+
+    def reference(self, obj: Any, type_data: str) -> Tuple[Any, ...]:
+        """Return what ``__reduce_ex__`` gives for an object of this end that goes by reference."""
+        oid = self.values.exports.export(obj)
+        self.oids.append(oid)
+        return peer_object, (oid, type_data)
+
+    def reference_back(self, proxy: Any) -> Tuple[Any, ...]:
+        """Return what ``__reduce_ex__`` gives for a proxy: it arrives as the original object.
+
+        Raises:
+            SerializationError: If the proxy belongs to another connection.
+            StaleProxy: If its connection is closed.
+        """
+        connection = proxy._connection
+        if connection is self.values.connection:
+            return own_object, (proxy._oid,)
+        if proxy.proxy_connection is None:
+            raise connection.stale_proxy(proxy._oid)
+        raise SerializationError(
+            f"{proxy!r} cannot be sent to {self.values.host}: its object lives on {connection.peername}; "
+            "use it there, or fetch plain data from it first"
+        )
+
+    def keep(self, buffer: pickle.PickleBuffer) -> bool:
+        """Take a buffer out of band; True tells pickle to copy it into the stream."""
+        try:
+            view = buffer.raw()
+        except BufferError:  # not contiguous: pickle says so itself
+            return True
+        if view.nbytes < BULK:
+            return True
+        self.buffers.append(view)
+        return False
+
+    def take_back(self) -> None:
+        """Undo what was counted: the pickle will not be sent."""
+        for oid in self.oids:
+            self.values.exports.release(oid, 1)
+
+
+def at_work() -> Optional[Dump]:
+    """Return the dump of a session whose pickler called the caller's ``__reduce_ex__``, None outside of one."""
+    frame = _getframe(2)
+    return _dump_of(frame) if frame.f_code is _plain_dumps else None
+
+
+def keep(buffer: pickle.PickleBuffer) -> bool:
+    """Do :meth:`Dump.keep` for the plain dumps that calls this."""
+    return _dump_of(_getframe(1)).keep(buffer)
+
+
+def _dump_of(frame: types.FrameType) -> Dump:
+    key = id(frame)
+    dump = met.get(key)
+    if dump is None:
+        dump = met[key] = Dump(frame.f_locals["self"])
+    return dump
+
+
+def take_met(depth: int = 1) -> Optional[Dump]:
+    """Return what the calling plain dumps has met, and forget it."""
+    return met.pop(id(_getframe(depth)), None)
+
+
 # -- what stands in a pickle --------------------------------------------------------------------------
 
 
 def peer_object(oid: int, type_data: str) -> Any:
     """Return the proxy for an object of the peer (stands in a pickle)."""
-    return _loader().proxies.get(oid, type_data)
+    values, received = _loader()
+    proxy = values.proxies.get(oid, type_data)
+    received.append(oid)
+    return proxy
 
 
 def own_object(oid: int) -> Any:
     """Return our own object that the peer refers to (stands in a pickle)."""
-    values = _loader()
-    try:
-        return values.exports.get(oid)
-    except KeyError:
-        raise StaleProxy(f"object {oid} is not held here any more", host=values._host) from None
+    return _loader()[0].exports.get(oid)
 
 
 def obtain_cloudpickle() -> None:
     """See that the rest of the stream can import cloudpickle (stands in a pickle)."""
-    _loader().obtain_cloudpickle()
+    _loader()[0].obtain_cloudpickle()
 
 
-def _loader() -> Any:
-    values = at_load.get(get_ident())
-    if values is None:
+def _loader() -> Tuple[Any, List[int]]:
+    loader = at_load.get(get_ident())
+    if loader is None:
         raise SerializationError("a reference to a far-side object makes sense only inside its session")
-    return values
+    return loader
 
 
 def second(_: Any, value: Any) -> Any:
@@ -134,21 +258,16 @@ class _Bulk:
         return rebuild, (pickle.PickleBuffer(self.value),)
 
 
-def set_bulk_apart(obj: Any, depth: int = 2) -> Any:
-    """Return ``obj`` with large bytes in it wrapped; ``obj`` itself if there are none.
-
-    Only the value, the elements of a tuple and those of tuples and dictionaries in it are looked at: this
-    covers calls with their arguments and results, at a bounded price.
-    """
+def _set_apart(obj: Any, depth: int) -> Any:
     kind = type(obj)
     if kind is bytes or kind is bytearray:
         return _Bulk(obj) if len(obj) >= BULK else obj
     if depth and kind is tuple and len(obj) <= 64:
-        parts = [set_bulk_apart(item, depth - 1) for item in obj]
+        parts = [_set_apart(item, depth - 1) for item in obj]
         if any(part is not item for part, item in zip(parts, obj)):
             return tuple(parts)
     elif depth == 1 and kind is dict and len(obj) <= 64:
-        items = {key: set_bulk_apart(item, 0) for key, item in obj.items()}
+        items = {key: _set_apart(item, 0) for key, item in obj.items()}
         if any(items[key] is not item for key, item in obj.items()):
             return items
     return obj
@@ -172,42 +291,47 @@ class _Obtain:
 _OBTAIN = _Obtain()
 
 
-# -- while pickling -----------------------------------------------------------------------------------
+class _Inert:
+    """Takes the place of everything else where a pickle is only searched for references."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self
+
+    append = extend = add = __setitem__ = __setstate__ = __call__
 
 
-class Notes:
-    """What one ``dumps`` in this thread has met so far."""
+class _ReferenceReader(pickle.Unpickler):
+    """Finds the references in a pickle; nothing else in it is imported, made or called."""
 
-    __slots__ = ("buffers", "oids", "persistent")
-
-    def __init__(self) -> None:
-        self.buffers: List[memoryview] = []
+    def __init__(self, data: Any) -> None:
+        super().__init__(io.BytesIO(data), buffers=itertools.repeat(b""))
         self.oids: List[int] = []
-        self.persistent = False
+
+    def find_class(self, module: str, name: str) -> Any:
+        return self._take if (module, name) == (__name__, "peer_object") else _Inert
+
+    def persistent_load(self, pid: Any) -> Any:
+        self._take(*pid)
+
+    def _take(self, oid: int, type_data: str) -> None:
+        self.oids.append(oid)
 
 
-notes_of: Dict[int, Notes] = {}
+def references_in(data: Any) -> List[int]:
+    """Return the numbers of the sender's objects that a pickle refers to, one for each reference."""
+    reader = _ReferenceReader(data)
+    with contextlib.suppress(Exception):  # a broken pickle: what was read counts
+        reader.load()
+    return reader.oids
 
 
-def note() -> Notes:
-    """Return the notes of the ``dumps`` at work in this thread."""
-    ident = get_ident()
-    notes = notes_of.get(ident)
-    if notes is None:
-        notes = notes_of[ident] = Notes()
-    return notes
-
-
-def keep(buffer: pickle.PickleBuffer) -> bool:
-    """Take a buffer out of band; True tells pickle to copy it into the stream."""
-    try:
-        view = buffer.raw()
-    except BufferError:  # not contiguous: pickle says so itself
-        return True
-    if view.nbytes < BULK:
-        return True
-    note().buffers.append(view)
-    return False
+# -- picklers -----------------------------------------------------------------------------------------
 
 
 class CodeFound(Exception):
@@ -221,9 +345,13 @@ class CodeFound(Exception):
 class CarefulPickler(pickle.Pickler):
     """Looks at every object that is not of an exact builtin type, and finds code that must go by value."""
 
+    def __init__(self, stream: Any, dump: Dump) -> None:
+        super().__init__(stream, 5, buffer_callback=dump.keep)
+        self.dump_at_work = dump
+
     def reducer_override(self, obj: Any) -> Any:
         """Return how an object is pickled, see :class:`pickle.Pickler`."""
-        reduced = _reduce_specially(obj)
+        reduced = _reduce_specially(obj, self.dump_at_work)
         if reduced is NotImplemented and _is_code(obj) and not _is_importable(obj):
             raise CodeFound(obj)
         return reduced
@@ -234,7 +362,7 @@ class PersistentPickler(CarefulPickler):
 
     def persistent_id(self, obj: Any) -> Any:
         """Return what stands for an object that goes by reference, None for any other."""
-        return _persistent_id(obj)
+        return _persistent_id(obj, self.dump_at_work)
 
 
 class PersistentUnpickler(pickle.Unpickler):
@@ -245,26 +373,25 @@ class PersistentUnpickler(pickle.Unpickler):
         return peer_object(*pid)
 
 
-def _persistent_id(obj: Any) -> Any:
-    values = at_dump[get_ident()]
+def _persistent_id(obj: Any, dump: Dump) -> Any:
+    values = dump.values
     if values.copies_server_objects or not values.exports.is_native_singleton(obj):
         return None
-    notes = note()
-    notes.persistent = True
-    type_data = values.exports.type_data(obj)
-    oid = values.exports.export(obj)
-    notes.oids.append(oid)
-    return oid, type_data
+    dump.persistent = True
+    return dump.reference(obj, values.exports.type_data(obj))[1]
 
 
-def _reduce_specially(obj: Any) -> Any:
-    values = at_dump[get_ident()]
-    exports = values.exports
-    if not values.copies_server_objects or exports.is_uncopyable(obj):
+def _reduce_specially(obj: Any, dump: Dump) -> Any:
+    kind = type(obj)
+    own = getattr(kind, "_reduce_in_session", None)
+    if own is not None:
+        return own(obj, dump)
+    exports = dump.values.exports
+    if not dump.values.copies_server_objects or exports.is_uncopyable(obj):
         type_data = exports.type_data(obj)
         if type_data is not None:
-            return values.reference(obj, type_data)
-    reducer = _REDUCERS.get(type(obj))
+            return dump.reference(obj, type_data)
+    reducer = _REDUCERS.get(kind)
     return NotImplemented if reducer is None else reducer(obj)
 
 
@@ -300,14 +427,19 @@ def by_value_pickler(cloudpickle: Any) -> Type[pickle.Pickler]:
     if cloudpickle not in _picklers:
 
         class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # known only at run time
+            def __init__(self, stream: Any, dump: Dump) -> None:
+                super().__init__(stream, 5, buffer_callback=dump.keep)
+                self.dump_at_work = dump
+
             def reducer_override(self, obj: Any) -> Any:
                 # A module met here is most often a global of the function: the far side has its own.
-                reduced = NotImplemented if isinstance(obj, types.ModuleType) else _reduce_specially(obj)
+                known = not isinstance(obj, types.ModuleType)
+                reduced = _reduce_specially(obj, self.dump_at_work) if known else NotImplemented
                 return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
         class _PersistentByValuePickler(_ByValuePickler):
             def persistent_id(self, obj: Any) -> Any:
-                return _persistent_id(obj)
+                return _persistent_id(obj, self.dump_at_work)
 
         _picklers[cloudpickle] = _ByValuePickler, _PersistentByValuePickler
     return _picklers[cloudpickle][PERSISTENT in required]

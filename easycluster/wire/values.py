@@ -22,13 +22,13 @@ This module is shipped to the far side: standard library of Python 3.8 only.
 
 from __future__ import annotations
 
-import contextlib
+import collections
 import importlib.util
 import io
 import pickle
 import sys
 from _thread import get_ident
-from typing import Any, Callable, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple, Type, Union
 
 from easycluster.errors import EasyClusterError, SerializationError
 from easycluster.wire.faults import FaultFinder, describe_code, first_words
@@ -36,23 +36,22 @@ from easycluster.wire.pickling import (
     BULK,
     CodeFound,
     CodeInside,
-    Notes,
+    Dump,
     PersistentUnpickler,
-    at_dump,
     at_load,
+    be_wary,
     by_value_pickler,
     careful_pickler,
-    dumping,
+    is_plain_dumps,
     keep,
-    note,
-    notes_of,
-    own_object,
-    peer_object,
+    met,
+    references_in,
     required,
     set_bulk_apart,
+    take_met,
 )
 
-__all__ = ["BULK", "PeerInfo", "Values", "dumping", "this_python"]
+__all__ = ["BULK", "PeerInfo", "Values", "this_python"]
 
 # STACK_GLOBAL, see the module docstring.
 _GLOBAL = 0x93
@@ -62,6 +61,7 @@ _FAILED = b"\x93"
 
 Buffers = Sequence[memoryview]
 Python = Tuple[str, int, int, int]
+Name = Union[str, Callable[[Any], Sequence[str]]]
 
 
 class PeerInfo:
@@ -90,8 +90,10 @@ class Values:
 
     Args:
         exports: The objects of this end that the peer may refer to, with ``export(obj) -> oid``,
-            ``get(oid)``, ``release(oid, count)``, ``type_data(obj)`` and ``is_uncopyable(obj)``.
-        proxies: The proxies of this end for objects of the peer, with ``get(oid, type_data)``.
+            ``get(oid)``, ``release(oid, count)``, ``type_data(obj)``, ``is_uncopyable(obj)`` and
+            ``is_native_singleton(obj)``.
+        proxies: The proxies of this end for objects of the peer, with ``get(oid, type_data)`` and
+            ``drop(oid, count)``.
         connection: What a proxy of this session has as ``_connection``; its ``peername`` is used in messages.
         peer: What is known of the peer; assign :attr:`peer` anew after the hello.
         copies_server_objects: True on the near side: its own server objects are copied, as EasyCluster
@@ -117,16 +119,15 @@ class Values:
         self.peer = peer or PeerInfo()
         self.copies_server_objects = copies_server_objects
         self.obtain_cloudpickle: Callable[[], Any] = _import_cloudpickle
-        # Bulk arguments are noticed by the size of a pickle that already copied them.  After one, this many
-        # values are searched for bulk before they are pickled; a search each time would cost 0.2 us a call.
-        self._wary = 0
 
-    def dumps(self, obj: Any, name: Union[str, Sequence[str]] = "value") -> Tuple[bytes, Buffers]:
+    @is_plain_dumps
+    def dumps(self, obj: Any, name: Name = "value") -> Tuple[bytes, Buffers]:
         """Pickle a value for the peer.
 
         Args:
             obj: The value.
-            name: What a message calls it; for a tuple, one name for each element.
+            name: What a message calls it, or a function that takes a tuple and returns a name for each of
+                its elements.
 
         Returns:
             The pickle, and buffers of at least ``BULK`` bytes that go beside it.  The buffers are views of
@@ -136,21 +137,19 @@ class Values:
             SerializationError: If the value cannot cross, with the path to what cannot.  It is a TypeError.
             StaleProxy: If it holds a proxy of an earlier connection.
         """
-        ident = get_ident()
-        if required or self._wary or ident in at_dump:
+        if required:
             return self._dumps_carefully(obj, name)
         try:
-            at_dump[ident] = self
             data = _dumps(obj, 5, buffer_callback=keep)
         except Exception:  # noqa: BLE001  # whatever it is, the careful way gives the error
             data = _FAILED
         except BaseException:
-            self._take_back(notes_of.pop(ident, None))
+            dump = take_met()
+            if dump is not None:
+                dump.take_back()
             raise
-        finally:
-            at_dump.pop(ident, None)
-        if _GLOBAL in data or len(data) >= BULK or notes_of:
-            return self._dumps_more(obj, name, data, notes_of.pop(ident, None))
+        if _GLOBAL in data or len(data) >= BULK or met:
+            return self._dumps_more(obj, name, data, take_met())
         return data, ()
 
     def loads(self, data: Any, buffers: Sequence[Any] = ()) -> Any:
@@ -171,51 +170,24 @@ class Values:
         except Exception as exc:
             raise self._not_rebuilt(exc) from exc
 
-    # -- references, called while pickling ------------------------------------------------------------
-
-    def reference(self, obj: Any, type_data: str) -> Tuple[Any, ...]:
-        """Return what ``__reduce_ex__`` gives for an object of this end that goes by reference."""
-        oid = self.exports.export(obj)
-        note().oids.append(oid)
-        return peer_object, (oid, type_data)
-
-    def reference_back(self, proxy: Any) -> Tuple[Any, ...]:
-        """Return what ``__reduce_ex__`` gives for a proxy: it arrives as the original object.
-
-        Raises:
-            SerializationError: If the proxy belongs to another connection.
-            StaleProxy: If its connection is closed.
-        """
-        connection = proxy._connection
-        if connection is self.connection:
-            return own_object, (proxy._oid,)
-        if proxy.proxy_connection is None:
-            raise connection.stale_proxy(proxy._oid)
-        raise SerializationError(
-            f"{proxy!r} cannot be sent to {self._host}: its object lives on {connection.peername}; "
-            "use it there, or fetch plain data from it first"
-        )
+    @property
+    def host(self) -> str:
+        """The peer as messages name it."""
+        return str(getattr(self.connection, "peername", None) or self.peer.host)
 
     # -- the slower ways ------------------------------------------------------------------------------
 
-    @property
-    def _host(self) -> str:
-        return str(getattr(self.connection, "peername", None) or self.peer.host)
-
-    def _dumps_more(
-        self, obj: Any, name: Union[str, Sequence[str]], data: bytes, notes: Optional[Notes]
-    ) -> Tuple[bytes, Buffers]:
+    def _dumps_more(self, obj: Any, name: Name, data: bytes, dump: Optional[Dump]) -> Tuple[bytes, Buffers]:
         """Look again at a pickle that has classes or references, is large, or failed."""
         if data is not _FAILED and b"__main__" not in data:
             if len(data) < BULK or set_bulk_apart(obj) is obj:
-                return data, notes.buffers if notes is not None else ()
-            self._wary = 64
-        self._take_back(notes)
+                return data, dump.buffers if dump is not None else ()
+            be_wary()
+        if dump is not None:
+            dump.take_back()
         return self._dumps_carefully(obj, name)
 
-    def _dumps_carefully(self, obj: Any, name: Union[str, Sequence[str]]) -> Tuple[bytes, Buffers]:
-        if self._wary:
-            self._wary -= 1
+    def _dumps_carefully(self, obj: Any, name: Name) -> Tuple[bytes, Buffers]:
         value = set_bulk_apart(obj)
         try:
             return self._run(careful_pickler(), value)
@@ -233,57 +205,62 @@ class Values:
         except Exception as exc:
             raise self._not_sent(obj, name, exc) from exc
 
-    def _run(self, kind: Type[pickle.Pickler], obj: Any, probe: bool = False) -> Tuple[bytes, Buffers]:
-        ident = get_ident()
-        outer, outer_notes = at_dump.get(ident), notes_of.pop(ident, None)
-        stream = io.BytesIO()
-        done = False
+    def _run(self, kind: Type[pickle.Pickler], obj: Any) -> Tuple[bytes, Buffers]:
+        stream, dump = io.BytesIO(), Dump(self)
         try:
-            at_dump[ident] = self
-            kind(stream, 5, buffer_callback=keep).dump(obj)
-            done = not probe
-        finally:
-            notes = notes_of.pop(ident, None)
-            if outer is None:
-                at_dump.pop(ident, None)
-            else:
-                at_dump[ident] = outer
-            if outer_notes is not None:
-                notes_of[ident] = outer_notes
-            if not done:
-                self._take_back(notes)
-        if notes is None:
-            return stream.getvalue(), ()
-        if notes.persistent:
+            kind(stream, dump).dump(obj)  # type: ignore[arg-type]  # our picklers take a Dump
+        except BaseException:
+            dump.take_back()
+            raise
+        if dump.persistent:
             stream.write(b"\x93")
-        return stream.getvalue(), notes.buffers
+        return stream.getvalue(), dump.buffers
 
     def _probe(self, obj: Any) -> None:
-        with contextlib.suppress(CodeFound):
-            self._run(careful_pickler(), obj, probe=True)
+        dump = Dump(self)
+        try:
+            careful_pickler()(io.BytesIO(), dump).dump(obj)  # type: ignore[arg-type]  # our picklers take a Dump
+        except CodeFound:
+            pass
+        finally:
+            dump.take_back()
 
-    def _take_back(self, notes: Optional[Notes]) -> None:
-        if notes is not None:
-            for oid in notes.oids:
-                self.exports.release(oid, 1)
+    def discard(self, data: Any) -> None:
+        """Give back the references in a value that nobody wants, without building it.
+
+        Args:
+            data: The pickle of a late reply, say.
+        """
+        self._give_back(data, [])
 
     def _loads_with_references(self, data: Any, buffers: Sequence[Any]) -> Any:
         ident = get_ident()
         outer = at_load.get(ident)
+        received: List[int] = []
+        at_load[ident] = (self, received)
         try:
-            at_load[ident] = self
             if data[-1] == _GLOBAL:
                 return PersistentUnpickler(io.BytesIO(data), buffers=buffers).load()
             return _loads(data, buffers=buffers)
         except EasyClusterError:
+            self._give_back(data, received)
             raise
         except (Exception, SystemExit) as exc:
+            self._give_back(data, received)
             raise self._not_rebuilt(exc) from exc
         finally:
             if outer is None:
-                at_load.pop(ident, None)
+                del at_load[ident]
             else:
                 at_load[ident] = outer
+
+    def _give_back(self, data: Any, received: Iterable[int]) -> None:
+        """Let the peer release what ``data`` refers to, except what was received and so is counted already."""
+        counts = collections.Counter(references_in(data))
+        counts.subtract(received)
+        for oid, count in counts.items():
+            if count > 0:
+                self.proxies.drop(oid, count)
 
     def _cloudpickle(self) -> Any:
         try:
@@ -303,22 +280,23 @@ class Values:
         version = "an unknown Python" if there is None else f"{there[0]} {there[1]}.{there[2]}"
         raise SerializationError(
             f"{describe_code(code)} cannot be sent by value from {here[0]} {here[1]}.{here[2]} to {version} "
-            f"on {self._host}, whose byte code differs; put it into define_common, which sends its source"
+            f"on {self.host}, whose byte code differs; put it into define_common, which sends its source"
         )
 
-    def _not_sent(self, obj: Any, name: Union[str, Sequence[str]], exc: Exception) -> SerializationError:
+    def _not_sent(self, obj: Any, name: Name, exc: Exception) -> SerializationError:
         if isinstance(exc, RecursionError):
             whole = name if isinstance(name, str) else "value"
             return SerializationError(
-                f"{whole}: nested too deeply to be pickled for {self._host}; flatten it, or raise sys.setrecursionlimit"
+                f"{whole}: nested too deeply to be pickled for {self.host}; flatten it, or raise sys.setrecursionlimit"
             )
-        path, cause = FaultFinder(self._probe).find(obj, name, exc)
+        names = name if isinstance(name, str) else name(obj)
+        path, cause = FaultFinder(self._probe).find(obj, names, exc)
         return SerializationError(
             f"{path}: {first_words(cause)}; send plain data instead, or make it a ServerObject where it lives"
         )
 
     def _not_rebuilt(self, exc: BaseException) -> SerializationError:
-        text = f"a value from {self._host} cannot be rebuilt here: {first_words(exc)}"
+        text = f"a value from {self.host} cannot be rebuilt here: {first_words(exc)}"
         if isinstance(exc, (ImportError, AttributeError)):
             text += "; what it names must exist on both sides, for instance by define_common"
         return SerializationError(text)

@@ -132,5 +132,7 @@ def explain_end(target: GatewayTarget, how: int | None, words: str) -> str:
         reason = f"the far-side process ended with exit code {how}"
     else:
         reason = f"{who} ended with exit code {how}"
+    if how == 255 and not words.strip():
+        return f"{reason}: the connection was cut or went silent"  # which ssh says at LogLevel=INFO only
     lines = words.strip().splitlines()
     return f"{reason}: {lines[-1].strip()}" if lines and target.kind == "ssh" else reason

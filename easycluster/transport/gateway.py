@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,6 +54,9 @@ LONGEST_FOLDER = 80
 # Seconds that the near side waits beyond the launcher's own deadline before it kills the launcher.
 WATCHDOG_MARGIN = 1.0
 
+# Seconds that a person gets to answer ssh's questions, on top of the timeout.
+ASK_EXTRA = 60.0
+
 
 @dataclass(frozen=True)
 class GatewayTarget:
@@ -67,7 +71,7 @@ class GatewayTarget:
         pythons: Commands to try in this order; none means the running interpreter locally, and python3 and python over
             ssh.  A command may have arguments (``sudo -n python3``) and begin with ``~/``.
         extra_args: Arguments for ssh, before the host.  They win over our defaults.
-        ask: Let ssh ask at the terminal.
+        ask: Let ssh ask at the terminal; the answer may take a minute longer than the timeout.
         compress: Pass ``-C``.
     """
 
@@ -113,7 +117,7 @@ def open_gateway(target: GatewayTarget, *, timeout: float = 10.0) -> Gateway:
     """
     gateway = Gateway(target)
     try:
-        gateway._open(timeout)
+        gateway._open(timeout + ASK_EXTRA if target.ask else timeout)
     except BaseException:
         gateway.close(timeout=0.0)
         raise
@@ -140,6 +144,7 @@ class Gateway:
         self.far_pid = 0
         self._folder = _make_folder()
         self._words = os.open(self._folder / "stderr", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._owner = os.getpid()
         self._marker = secrets.token_hex(MARKER_BYTES)
         self._group: execnet.Group | None = None
         self._gateway: execnet.Gateway | None = None
@@ -148,8 +153,10 @@ class Gateway:
         self._closing = threading.Lock()
         self._closed = False
         self._heard = False  # whether the keeper has sent anything
+        self._failure = ""  # what a callback of the caller did
         self._reporter: threading.Thread | None = None
         self._pipes: set[DataPipes] = set()
+        _gateways.add(self)
 
     def __repr__(self) -> str:
         """Name the target and the interpreter."""
@@ -293,7 +300,11 @@ class Gateway:
                 self._end_seen(on_close)
             elif isinstance(item, bytes):
                 self._heard = True
-                on_data(item)
+                try:
+                    on_data(item)
+                except Exception as exc:
+                    self._failure = f"the receiver of its data failed: {exc!r}"
+                    raise
 
         watchdog = threading.Timer(timeout, self.kill)
         watchdog.daemon = True
@@ -343,6 +354,8 @@ class Gateway:
 
     def _why(self, timeout: float) -> str:
         """Why the stream ended, waiting a little for those who know."""
+        if self._failure:
+            return self._failure
         end = time.monotonic() + timeout
         channel = self._channel
         if channel is not None:
@@ -432,7 +445,7 @@ class Gateway:
     def kill(self) -> None:
         """Kill the local process and ssh, now; the far side then meets an end of file.  :meth:`close` is still due."""
         pid = self.local_pid or (0 if self._closed else self._read_pid())
-        if not pid:
+        if not pid or os.getpid() != self._owner:  # a forked child must not end the session of its parent
             return
         with contextlib.suppress(OSError):
             if self.target.ask:
@@ -450,7 +463,7 @@ class Gateway:
             timeout: Seconds for the far side to end by itself before the local process is killed.
         """
         with self._closing:
-            if self._closed:
+            if self._closed or os.getpid() != self._owner:
                 return
             self._closed = True
             for pipes in self._pipes:
@@ -483,6 +496,31 @@ class Gateway:
             thread.join(1.0)
         self._group = self._gateway = self._channel = None
         self.local_pid = 0
+
+
+# All that may be open, for :func:`_forget_in_child`.
+_gateways: weakref.WeakSet[Gateway] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """Let go of every pipe in a child that the user's code has forked.
+
+    The far side knows that the near side has died by the end of its pipe, which must not be held open by somebody else.
+    The numbers stay taken, so that nobody closes a descriptor that means something else by then.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for gateway in list(_gateways):
+        held = [fd for pipes in gateway._pipes if not pipes.closed for fd in (pipes.read_fd, pipes.write_fd)]
+        io = getattr(gateway._gateway, "_io", None)
+        files = (getattr(io, "outfile", None), getattr(io, "infile", None))
+        held += [file.fileno() for file in files if file is not None and not file.closed]
+        for fd in held:
+            os.dup2(null, fd, inheritable=False)
+    os.close(null)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _make_folder() -> Path:

@@ -68,7 +68,7 @@ class Launcher:
         except OSError:
             pass  # the near side has removed the folder, so nobody wants to know
 
-    def start(self, command: list[str]) -> bool:
+    def start(self, command: list[str], environment: dict[str, str]) -> bool:
         """Run ssh with our standard input, its output in a pipe of ours; False, and a failure, if it cannot be run."""
         self.output, output = os.pipe()
         errors, error = os.pipe()
@@ -77,7 +77,7 @@ class Launcher:
             try:
                 os.dup2(output, 1)
                 os.dup2(os.open(os.path.join(self.folder, "stderr"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
-                os.execvp(command[0], command)
+                os.execvpe(command[0], command, environment)
             except OSError as exc:
                 os.write(error, (exc.strerror or str(exc)).encode())
             finally:
@@ -224,15 +224,19 @@ def main(folder: str) -> int:
     began = time.monotonic()
     launcher = Launcher(folder, int(near), began + float(seconds), marker)
     signal.signal(signal.SIGTERM, stop)
+    environment = dict(os.environ)
     if ask:
-        # ssh has to share the terminal's session to ask there; it then inherits that Ctrl-C is ignored.
+        # ssh has to share the terminal's session to ask there; it inherits that Ctrl-C and a hang-up are ignored.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     else:
         os.setsid()
+        # BatchMode does not reach the ssh that ssh itself starts for a jump host.
+        environment["SSH_ASKPASS_REQUIRE"] = "never"
     rest = None
     grace = 0.0
     try:
-        if launcher.start([os.fsdecode(word) for word in command]):
+        if launcher.start([os.fsdecode(word) for word in command], environment):
             rest = launcher.find_marker()
         if rest is None:
             grace = GRACE if launcher.status["cause"] in ("exit", "none") else 0.0

@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -140,16 +142,15 @@ def ssh_target(sshd):
 
 
 @pytest.fixture(autouse=True)
-def no_files_left():
-    """Every folder that a test made is gone after it."""
-    parent = gateway_module._make_folder()
-    parent.rmdir()
-    before = set(parent.parent.glob("ec-*"))
-    yield
-    end = time.monotonic() + 5
-    while set(parent.parent.glob("ec-*")) - before and time.monotonic() < end:
-        time.sleep(0.01)
-    assert set(parent.parent.glob("ec-*")) - before == set()
+def no_files_left(monkeypatch):
+    """Every folder that a test made is gone after it; they are made where nobody else makes any."""
+    with tempfile.TemporaryDirectory(prefix="t-") as parent:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", parent)
+        yield
+        end = time.monotonic() + 5
+        while os.listdir(parent) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert os.listdir(parent) == []
 
 
 def is_alive(pid):
@@ -723,3 +724,154 @@ def test_descriptors_are_given_back_after_a_failure(ssh_target):
     before = sorted(os.listdir("/proc/self/fd"))
     fail_to_open(ssh_target(pythons=("python9",)))
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_interrupted_opening_leaves_nothing(ssh_target, tmp_path):
+    """Ctrl-C while ssh waits; only this process gets the signal, as its group has nobody else in it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = ssh_target(port=silent.getsockname()[1])
+        timer = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT])
+        timer.start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            open_gateway(target, timeout=30)
+        assert time.monotonic() - began < 5
+        timer.join()
+
+
+def test_forked_child_neither_holds_nor_ends_the_session(target):
+    gateway = open_gateway(target)
+    talk = Talk(gateway)
+    assert talk.ask(b"hello") == b"hello"
+    read_fd, write_fd = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads, which is the point
+        child = os.fork()
+    if child == 0:
+        try:
+            gateway.kill()
+            gateway.close()
+            os.write(write_fd, b"done")
+            signal.pause()
+        finally:
+            os._exit(1)
+    assert os.read(read_fd, 10) == b"done"
+    assert talk.ask(b"hello") == b"hello"
+    far = [gateway.far_pid]
+    gateway.close()
+    assert wait_until_gone(far, 2.0) == []
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(read_fd)
+    os.close(write_fd)
+
+
+def test_jump_host(ssh_target, sshd):
+    gateway = open_gateway(ssh_target(extra_args=(*sshd.extra_args, "-J", sshd.host)))
+    assert Talk(gateway).ask(b"hello") == b"hello"
+    gateway.close()
+
+
+def test_silent_connection_is_given_up_by_ssh(sshd_factory):
+    server = sshd_factory()
+    extra_args = (*server.extra_args, "-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=1")
+    gateway = open_gateway(GatewayTarget(kind="ssh", host=server.host, extra_args=extra_args))
+    talk = Talk(gateway)
+    assert talk.ask(b"hello") == b"hello"
+    stopped = [pid for session in server.sessions() for pid in tree(session)]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    assert talk.ends.get(timeout=6) == "ssh ended with exit code 255: the connection was cut or went silent"
+    gateway.close()
+    for pid in stopped:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_address_of_ip_version_6(sshd_factory):
+    if not has_ipv6():
+        pytest.skip("no IPv6 loopback here")
+    server = sshd_factory(host="::1")
+    gateway = open_gateway(GatewayTarget(kind="ssh", host="::1", extra_args=server.extra_args))
+    assert Talk(gateway).ask(b"hello") == b"hello"
+    gateway.close()
+
+
+def has_ipv6():
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+def test_compression_may_be_asked_for(ssh_target):
+    gateway = open_gateway(ssh_target(compress=True))
+    assert b"-C" in Path(f"/proc/{tree(gateway.local_pid)[1]}/cmdline").read_bytes().split(b"\0")
+    assert Talk(gateway).ask(b"x" * 100_000) == b"x" * 100_000
+    gateway.close()
+
+
+NEAR = """\
+import sys
+sys.path.insert(0, {folder!r})
+from test_gateway import BUNDLE, MARKER, Talk
+from easycluster.transport.gateway import GatewayTarget, open_gateway
+talk = Talk(open_gateway({target!r}))
+assert talk.ask(b'hello') == b'hello'
+"""
+
+
+def near_side(target, more):
+    """Command line and environment of a program that opens the gateway and goes on with ``more``."""
+    root = Path(gateway_module.__file__).parents[2]
+    path = os.pathsep.join([str(root), str(Path(__file__).parents[1])])
+    source = NEAR.format(folder=str(Path(__file__).parent), target=target) + more
+    return [sys.executable, "-W", "error", "-c", source], {**os.environ, "PYTHONPATH": path}
+
+
+def test_program_that_ends_without_closing_is_quiet_and_quick(target):
+    command, environment = near_side(target, "import os, time; print(talk.gateway.far_pid); began = time.monotonic()")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr == ""
+    assert wait_until_gone([int(done.stdout)], 2.0) == []
+
+
+def test_question_is_asked_at_the_terminal_only_if_allowed(sshd, ssh_target, tmp_path):
+    known = tmp_path / "known_hosts"
+    extra_args = ("-o", f"UserKnownHostsFile={known}", "-o", "StrictHostKeyChecking=ask", *sshd.extra_args)
+    command, environment = near_side(ssh_target(extra_args=extra_args, ask=True), "print(talk.ask(b'all right'))")
+    pid, terminal = fork_at_terminal(command, environment)
+    assert b"continue connecting" in read_until(terminal, b"?")
+    os.write(terminal, b"yes\n")
+    assert b"all right" in read_until(terminal, b"all right")
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    assert known.read_text()
+
+
+def fork_at_terminal(command, environment):
+    """Run a program with a terminal of its own, as its session's leader."""
+    leader, follower = os.openpty()
+    script = (
+        "import os, sys, fcntl, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        "os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *command], stdin=follower, stdout=follower, stderr=follower, env=environment
+    )
+    os.close(follower)
+    process.returncode = 0  # reaped by its process id
+    return process.pid, leader
+
+
+def read_until(fd, words):
+    seen = b""
+    while words not in seen:
+        try:
+            data = os.read(fd, 1000)
+        except OSError:
+            break
+        if not data:
+            break
+        seen += data
+    return seen

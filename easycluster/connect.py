@@ -168,7 +168,7 @@ class Client(BaseClient):
         from easycluster.transport.carriers import GatewayCarrier
         from easycluster.transport.gateway import GatewayTarget
 
-        self._remote_port = 22 if port is None else port
+        self._remote_port = port
         target = GatewayTarget(
             kind="ssh",
             host=host,
@@ -180,7 +180,7 @@ class Client(BaseClient):
             ask=self._ask,
             compress=self._compress,
         )
-        self._connect_by(lambda _label: GatewayCarrier(target), peername or f"{host}:{self._remote_port}")
+        self._connect_by(lambda _label: GatewayCarrier(target), peername or (host if port is None else f"{host}:{port}"))
 
     def _connect_local(self, python: str | Sequence[str] | None, peername: str) -> None:
         from easycluster.transport.carriers import GatewayCarrier

@@ -29,6 +29,9 @@ GRACE = 0.7
 
 def serve(sock: socket.socket) -> None:
     """Fork workers as the keeper asks, until its end of ``sock`` closes.  Does not return."""
+    # Now, so that every fork has it: compiling the modules takes longer than all else together.
+    import easycluster.far.worker  # noqa: F401
+
     template = _Template(sock)
     try:
         template.run()
@@ -211,6 +214,8 @@ def fork_sessions(sock: socket.socket, start: Optional[Callable[[socket.socket, 
     Run by the process that a TCP server starts for this: it holds no key, the keys of a session
     reach its keeper over the socket that is passed here.
     """
+    import easycluster.far.worker  # noqa: F401
+
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)

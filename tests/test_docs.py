@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -43,3 +44,14 @@ def test_links_between_pages_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
 
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("module", ["easycluster", "easycluster.server"])
+def test_every_public_name_is_on_the_page_of_public_names(module):
+    names = importlib.import_module(module).__all__
+    section = re.split(r"^## ", (ROOT / "docs/api.md").read_text(), flags=re.MULTILINE)
+    (page,) = [text for text in section if text.startswith(f"`{module}`\n")]
+
+    assert {name for name in re.findall(r"`(\w+)`", page) if name != module} >= set(names)
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))))
+    assert named - set(names) == set()

@@ -144,7 +144,7 @@ def tcp_server(folder: Path) -> Iterator[dict[str, str]]:
     key_file, port = folder / "lab.key", free_port()
     command = [sys.executable, "-m", "easycluster"]
     made = subprocess.run(
-        [*command, "--generate", "--keyfile", str(key_file)], stdin=subprocess.DEVNULL, capture_output=True, cwd=ROOT
+        [*command, "--generate", str(key_file)], stdin=subprocess.DEVNULL, capture_output=True, cwd=ROOT
     )
     if made.returncode != 0:
         raise RuntimeError(f"no key could be made:\n{made.stderr.decode(errors='replace')}")

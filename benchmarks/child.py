@@ -148,9 +148,8 @@ def original_tcp(settings: dict[str, str]) -> Iterator[Call]:
 @contextlib.contextmanager
 def spawned(settings: dict[str, str]) -> Iterator[Call]:
     """A local process of either EasyCluster: 0.22.3 forks the caller, ours starts a fresh interpreter."""
-    import easycluster.server
-
     import easycluster
+    import easycluster.server
 
     easycluster.define_common(DEFINITIONS)
     with used(easycluster.server.spawn_local()) as call:

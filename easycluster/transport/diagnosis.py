@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from easycluster.transport.gateway import GatewayTarget
 
-__all__ = ["explain_end", "explain_failure", "explain_local_failure"]
+__all__ = ["explain_end", "explain_failure", "explain_local_failure", "was_turned_away"]
+
+# What ssh says when sshd hangs up before it has shown its key, as it does beyond its MaxStartups.
+TURNED_AWAY = r"kex_exchange_identification|banner|Connection (closed|reset) by|Broken pipe"
 
 # The first that is found in ssh's words decides.  A changed key is also followed by "Host key verification failed".
 SSH_WORDS: list[tuple[str, type[ConnectError], str]] = [
@@ -47,7 +50,7 @@ SSH_WORDS: list[tuple[str, type[ConnectError], str]] = [
     (r"timed out", ConnectTimeout, "no answer within {timeout:g} s"),
     (r"No route to host|Network is unreachable|Host is down", ConnectError, "it cannot be reached"),
     (
-        r"kex_exchange_identification|banner|Connection (closed|reset) by|Broken pipe",
+        TURNED_AWAY,
         ConnectError,
         "the connection was closed before the login; sshd may be overloaded, or block this address",
     ),
@@ -104,6 +107,11 @@ def _explain_bootstrap(
         problem = f"logged in, but {tried} ended with exit code {status.get('exit')} before it was ready"
         advice = "check that it is a Python, and the start-up files"
     return BootstrapError(f"{target.host}: {problem}; {advice}", target.host, details)
+
+
+def was_turned_away(error: ConnectError) -> bool:
+    """Whether sshd hung up before the login, so that a second try a little later may do."""
+    return type(error) is ConnectError and re.search(TURNED_AWAY, error.details) is not None
 
 
 def explain_local_failure(target: GatewayTarget, program: str, words: str, timeout: float) -> BootstrapError:

@@ -14,6 +14,7 @@ import ast
 import atexit
 import contextlib
 import os
+import random
 import re
 import secrets
 import shlex
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from easycluster.errors import ConnectError, ConnectionLost
 from easycluster.far.start import FIRST_STAGE, MARKER_BYTES, OLDEST_PYTHON, SEARCH
-from easycluster.transport.diagnosis import explain_end, explain_failure, explain_local_failure
+from easycluster.transport.diagnosis import explain_end, explain_failure, explain_local_failure, was_turned_away
 from easycluster.transport.direct import DataPipes, open_local_pipes, open_ssh_pipes
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ LONGEST_FOLDER = 80
 
 # Seconds that the near side waits beyond the launcher's own deadline before it kills the launcher.
 WATCHDOG_MARGIN = 1.0
+
+# Seconds to wait before another try when sshd hangs up before the login.  Its default lets ten log in at a time.
+RETRIES = (0.2, 0.5, 1.0)
 
 # Seconds that a person gets to answer ssh's questions, on top of the timeout.
 ASK_EXTRA = 60.0
@@ -167,10 +171,38 @@ class Gateway:
 
     def _open(self, timeout: float) -> None:
         """Start the process, wait for its marker, and read what it says about itself."""
+        if os.name == "nt":
+            raise ConnectError(
+                f"{self.target}: gateways need a POSIX system here; use the TCP server", self.target.host
+            )
         if self.target.kind == "ssh":
-            self._launch(self._write_ssh_settings(timeout), timeout)
-            self._read_status(timeout)
-            return
+            self._open_ssh(timeout)
+        else:
+            self._open_local(timeout)
+
+    def _open_ssh(self, timeout: float) -> None:
+        """Log in; once more and again when sshd has too many others before it."""
+        end = time.monotonic() + timeout
+        for pause in (*RETRIES, None):
+            left = end - time.monotonic()
+            self._launch(self._write_ssh_settings(left), left)
+            try:
+                self._read_status(timeout)
+            except ConnectError as exc:
+                # Random, because those who were turned away together would come back together.
+                wait = (pause or 0.0) * random.uniform(0.5, 1.5)
+                if pause is None or not was_turned_away(exc) or time.monotonic() + wait > end - 1.0:
+                    raise
+                self._terminate(0.0)
+                os.ftruncate(self._words, 0)
+                for name in ("status", "pid"):
+                    (self._folder / name).unlink(missing_ok=True)
+                time.sleep(wait)
+            else:
+                return
+
+    def _open_local(self, timeout: float) -> None:
+        """Try one command after the other."""
         old: list[str] = []
         for candidate in self.target.candidates:
             words = shlex.split(candidate)

@@ -673,6 +673,38 @@ def test_sixteen_gateways_open_at_once(sshd):
         list(pool.map(Gateway.close, gateways))
 
 
+def test_sshd_that_turns_some_away_is_tried_again(sshd_factory):
+    server = sshd_factory("MaxStartups 1")
+    target = GatewayTarget(kind="ssh", host=server.host, extra_args=server.extra_args)
+    with ThreadPoolExecutor(3) as pool:
+        gateways = list(pool.map(lambda _: open_gateway(target, timeout=30), range(3)))
+        list(pool.map(Gateway.close, gateways))
+
+
+def test_sshd_that_turns_everyone_away_is_given_up(ssh_target):
+    with socket.create_server(("127.0.0.1", 0)) as rude:
+        thread = threading.Thread(target=hang_up, args=(rude,))
+        thread.start()
+        error, took = fail_to_open(ssh_target(port=rude.getsockname()[1]), timeout=20)
+        socket.create_connection(rude.getsockname()).close()
+        rude.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert type(error) is ConnectError
+    assert error.message == (
+        "127.0.0.1: the connection was closed before the login; sshd may be overloaded, or block this address"
+    )
+    assert took < 6
+
+
+def hang_up(listener):
+    """Close every connection at once."""
+    while True:
+        try:
+            listener.accept()[0].close()
+        except OSError:
+            return
+
+
 def test_gateway_outlives_the_thread_that_opened_it(target):
     opened = []
     thread = threading.Thread(target=lambda: opened.append(open_gateway(target)))

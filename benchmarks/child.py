@@ -114,7 +114,8 @@ def served(*key_option: str) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = int(listener.getsockname()[1])
     command = [sys.executable, "-m", "easycluster", "-S", *key_option, "-p", str(port), "-b", "127.0.0.1", "-N"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr) as server:
+    # Away from the checkout: `-m` looks into the current directory first, and there ours is.
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, cwd="/") as server:
         try:
             deadline = time.monotonic() + 10
             while server.poll() is None and time.monotonic() < deadline:

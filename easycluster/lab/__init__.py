@@ -13,6 +13,7 @@ from easycluster.lab.host import GpuNode, Host, SanTarget
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.inventory import DEFAULT_FIXTURES, FixtureEntry, HostEntry, Inventory, Quarantine, Role
 from easycluster.lab.lab import Lab
+from easycluster.lab.parallel import HostErrors
 from easycluster.lab.positions import InventoryError, Place, Problem
 from easycluster.lab.reader import read_inventory
 from easycluster.lab.variables import Secret
@@ -24,6 +25,7 @@ __all__ = [
     "GpuNode",
     "Host",
     "HostEntry",
+    "HostErrors",
     "Hosts",
     "Inventory",
     "InventoryError",

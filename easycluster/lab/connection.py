@@ -84,12 +84,10 @@ class HostConnection:
                 raise _again(*self._failure)
             self._failure = None
             try:
-                client = self._dialer(self._entry, self._definitions())
+                client = self._dialer(self._entry, self._definitions(), self._take_in)
             except Exception as exc:
                 self._failure = (exc, time.monotonic())
                 raise
-            client.on_output = self._take_in
-            client.report_exception = _say_nothing  # type: ignore[attr-defined]  # fakes need not print either
             if not self._closed.is_set():
                 self._client = client
                 return client
@@ -131,7 +129,3 @@ def _again(failure: Exception, when: float) -> Exception:
         return failure
     message = f"{failure.message} (tried {ago:.0f} s ago; not tried again within {RETRY_AFTER:.0f} s)"
     return type(failure)(message, failure.host, failure.details)
-
-
-def _say_nothing(*_: object) -> None:
-    """Stands in for ``Client.report_exception``: whoever runs the lab shows the exception itself."""

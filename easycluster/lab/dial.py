@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from easycluster.errors import ConnectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from easycluster.errors import RemoteException
     from easycluster.lab.inventory import HostEntry
 
 DEFAULT_CONNECT_TIMEOUT: Final = 10.0
 
 
+TakeOutput = Callable[[str, str], None]
+
+
 class Client(Protocol):
     """What the lab asks of a client; ``easycluster.Client`` is one.  Other attributes are far-side globals."""
-
-    on_output: Callable[[str, str], None] | None
 
     @property
     def connected(self) -> bool:
         """Whether calls can be made."""
 
-    def call(self, target: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call a function of the far side."""
-
-    def flush_output(self, timeout: float) -> None:
+    def flush_output(self, timeout: float) -> object:
         """Wait until what the far side wrote so far has arrived."""
 
     def close(self) -> None:
@@ -36,50 +36,63 @@ class Client(Protocol):
 class Dialer(Protocol):
     """Opens a client for a host; tests give a :class:`easycluster.lab.Lab` one of their own."""
 
-    def __call__(self, entry: HostEntry, definitions: Sequence[str]) -> Client:
+    def __call__(self, entry: HostEntry, definitions: Sequence[str], take_output: TakeOutput) -> Client:
         """Connect.
 
         Args:
             entry: The host.
             definitions: Names of the definitions modules that the far side gets.
+            take_output: Called with stream and text whenever the far side writes.
         """
 
 
-def dial(entry: HostEntry, definitions: Sequence[str]) -> Client:
+def dial(entry: HostEntry, definitions: Sequence[str], take_output: TakeOutput) -> Client:
     """Connect to a host as its entry says.
 
     Raises:
         ConnectError: If that fails; the message names the host.
         KeyFileError: If its key file cannot be used.
     """
+    # Late: reading a lab file needs none of it.
+    from easycluster.connect import Client as RealClient
+    from easycluster.server import spawn_local
+
+    class HostClient(RealClient):
+        """A client whose output and exceptions are shown by whoever runs the lab."""
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.on_output = take_output
+
+        def report_exception(self, exc: RemoteException) -> None:
+            """Say nothing."""
+
     target = entry.target
     if target.become:
         raise ConnectError(f"{entry.name}: become: {target.become} is not supported yet", host=entry.name)
-    common: dict[str, Any] = {"definitions": tuple(definitions), "label": entry.name}
-    if target.via == "local":
-        from easycluster.server import spawn_local
-
-        return _client(spawn_local(python=target.local_python(), **common))
-    from easycluster.connect import Client as RealClient
-
-    common |= {
-        "host": target.address,
-        "port": target.port,
-        "enable_compression": target.compress,
+    options: dict[str, Any] = {
+        "definitions": tuple(definitions),
+        "label": entry.name,
         "connect_timeout": entry.timeouts.get("connect", DEFAULT_CONNECT_TIMEOUT),
     }
+    if "keepalive" in entry.settings:
+        options["heartbeat"] = entry.settings["keepalive"]
+    if target.via == "local":
+        return _client(spawn_local(HostClient, python=target.local_python(), **options))
     if target.via == "tcp":
-        return _client(RealClient(key=_key(entry), **common))
-    return _client(
-        RealClient(
-            user=target.user,
-            ssh=target.ssh or True,
-            rpython=list(target.python) or None,
-            extra_args=target.ssh_arguments(),
-            ask=target.ask,
-            **common,
-        )
+        client = HostClient(key=_key(entry), enable_compression=target.compress, **options)
+        client.connect(target.address, target.port, ssh=False)
+        return _client(client)
+    client = HostClient(enable_compression=target.compress, ask=target.ask, **options)
+    client.connect(
+        target.address,
+        target.port,
+        user=target.user,
+        ssh=target.ssh or True,
+        rpython=target.python or None,
+        extra_args=target.ssh_arguments(),
     )
+    return _client(client)
 
 
 def _client(client: Any) -> Client:

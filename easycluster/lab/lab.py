@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Self
 
 from easycluster.definitions import DEFAULT_MODULE
-from easycluster.lab.choose import Need, choose, make_need
+from easycluster.lab.choose import Need, choose, make_need, reason_against
 from easycluster.lab.connection import HostConnection
 from easycluster.lab.dial import dial
 from easycluster.lab.host import Host, host_class
@@ -96,6 +96,21 @@ class Lab:
             NoHostFits: If there are not enough hosts; the message names each and why not.
         """
         return Hosts(self._every[entry.name] for entry in choose(self.inventory, needs, test))
+
+    def fitting(self, need: Need, test: str = "") -> Hosts:
+        """Every host that fits a need, in the order of the file; its ``count`` is the least there must be.
+
+        Raises:
+            LabRequestError: If it names a role or capability that the lab does not have.
+            NoHostFits: If there are too few; the message names each host and why not.
+        """
+        choose(self.inventory, [need], test)
+        entries = self.inventory.hosts.values()
+        return Hosts(self._every[one.name] for one in entries if not reason_against(one, need, self.inventory, test))
+
+    def only(self, *names: str) -> Hosts:
+        """Hosts by name, also disabled ones."""
+        return Hosts(self._every[name] for name in names)
 
     def lease(
         self,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from easycluster.lab.positions import Place, did_you_mean
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 
     from easycluster.lab.positions import Leaf, Problems
 
-# Modules of roles are importable here, so that classes of role code can be named in tests and pickled both ways.
-PACKAGE: Final = "easycluster.lab.roles"
+# Modules of roles are importable here, so that classes of role code can be named in tests and pickled both ways.  Not
+# below `easycluster`, whose frames are left out of tracebacks.
+PACKAGE: Final = "easycluster_roles"
 
 # The names of a Host that are ours.  Role code that defined one of them would be out of reach.
 HOST_NAMES: Final = (
@@ -167,14 +170,19 @@ _defined: dict[str, str] = {}
 def define_module(role: str, blocks: tuple[CodeBlock, ...]) -> str:
     """Make the definitions module of a role and return its name.
 
-    The name is ``easycluster.lab.roles.ROLE``.  The same code loaded again is the same module; another lab's role of
-    the same name but other code becomes ``ROLE_2`` and so on.
+    The name is ``easycluster_roles.ROLE``, so tests write ``from easycluster_roles.gpu import DriverError``; the code
+    is evaluated here when something first asks for one of its names.  The same code loaded again is the same module;
+    another lab's role of the same name but other code becomes ``ROLE_2`` and so on.
     """
     from easycluster.definitions import definitions_module
 
     digest = hashlib.sha256("\0".join(f"{block.path}\0{block.source}" for block in blocks).encode()).hexdigest()
     base = f"{PACKAGE}.{role.replace('-', '_')}"
     with _lock:
+        if PACKAGE not in sys.modules:
+            package = ModuleType(PACKAGE, "The code of the roles of the lab.")
+            package.__path__ = []
+            sys.modules[PACKAGE] = package
         number, name = 1, base
         while _defined.get(name, digest) != digest:
             number += 1

@@ -250,9 +250,8 @@ class Where:
             return items
         value = typed(token.text)
         if value is None or isinstance(value, str):
-            raise self._error(
-                f"{token.text!r} is neither a number nor true or false; quote a text: '{token.text}'", token
-            )
+            advice = f"quote a text: '{token.text}'"
+            raise self._error(f"{token.text!r} is neither a number nor true or false ({advice})", token)
         return value
 
 

@@ -1,0 +1,62 @@
+"""The lab of this run, for fixtures and hooks; or the one sentence that says how to give one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from easycluster.lab import Hosts, Lab, Need
+
+NEEDS_LAB = "needs a lab: give --ec-inventory FILE"
+
+LAB = pytest.StashKey["Lab"]()
+
+
+def find_lab(config: pytest.Config) -> Lab | None:
+    """The lab, or None in a run without."""
+    return config.stash.get(LAB, None)
+
+
+def need_lab(config: pytest.Config) -> Lab:
+    """The lab; without one the test is skipped, or an error where the ini file says that a lab must be there."""
+    lab = find_lab(config)
+    if lab is not None:
+        return lab
+    if config.getini("ec_require_inventory"):
+        fail(f"{NEEDS_LAB} (ec_require_inventory is set)")
+    pytest.skip(NEEDS_LAB)
+
+
+def fail(message: str) -> NoReturn:
+    """End the setup of a test with a sentence instead of our stack: an error of the lab, not of the test's code."""
+    pytest.fail(message, pytrace=False)
+
+
+def select(lab: Lab, needs: list[Need], test: str) -> Hosts:
+    """Pick hosts; a lab that has none that fit is an error that names every candidate."""
+    from easycluster.lab import LabRequestError, NoHostFits
+
+    try:
+        return lab.select(needs, test)
+    except (LabRequestError, NoHostFits) as exc:
+        message = str(exc)
+    fail(message)
+
+
+def connect(lab: Lab, hosts: Hosts) -> Hosts:
+    """Connect to hosts at once; a host that cannot be reached is an error that names it."""
+    from easycluster.errors import EasyClusterError
+    from easycluster.lab import HostErrors
+
+    try:
+        return hosts.connect()
+    except HostErrors as exc:
+        # A fault of far-side code among them needs its traceback.
+        if not all(isinstance(one, EasyClusterError) for one in exc.exceptions):
+            raise
+        message = exc.message
+    except EasyClusterError as exc:
+        message = str(exc)
+    fail(lab.inventory.mask(message))

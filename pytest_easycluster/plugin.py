@@ -1,0 +1,66 @@
+"""Options, ini values, markers and fixtures.  Imported in every pytest run: everything heavy waits for a lab."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_easycluster.fixtures import ec, ec_host, ec_inventory, gpu_node, remote_hosts, san_target
+
+if TYPE_CHECKING:
+    import pytest
+
+# The fixtures are here for pytest to find.
+__all__ = ["ec", "ec_host", "ec_inventory", "gpu_node", "remote_hosts", "san_target"]
+
+MARKERS = (
+    (
+        "ec_hosts(*roles, count=1, where=None, distinct=()): the hosts that remote_hosts gives the test, such as "
+        "ec_hosts('gpu', count=2, where='gpus >= 4', distinct='rack'); several markers add up, in the order written."
+    ),
+    "ec_each(role, where=None): run the test once for each host of the role; the test takes ec_host.",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what the command line and the ini file can say."""
+    group = parser.getgroup("easycluster", "labs (EasyCluster)")
+    group.addoption(
+        "--ec-inventory",
+        metavar="FILE",
+        default=None,
+        help="the lab file: hosts, their roles and how they are reached; without it, tests that need a lab are skipped",
+    )
+    parser.addini("ec_inventory", "the lab file, as --ec-inventory; relative to this file", type="string", default="")
+    parser.addini(
+        "ec_require_inventory",
+        "true: without a lab file, tests that need a lab are errors instead of skipped",
+        type="bool",
+        default=False,
+    )
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add the hooks that suites may implement."""
+    from pytest_easycluster import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers, and read the lab file if there is one."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    wanted = config.getoption("ec_inventory") or config.getini("ec_inventory")
+    # `pytest --help --ec-inventory x` is a question about pytest, not about x.
+    if wanted and not config.getoption("help", False):
+        from pytest_easycluster.session import start
+
+        start(config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one item per host of tests marked ``ec_each``."""
+    if "ec_host" in metafunc.fixturenames or metafunc.definition.get_closest_marker("ec_each"):
+        from pytest_easycluster.markers import repeat_on_each
+
+        repeat_on_each(metafunc)

@@ -1,0 +1,99 @@
+"""The part of the plugin that a run with a lab has: reads the file, keeps the lab, closes it."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from easycluster.lab import DEFAULT_FIXTURES, InventoryError, Lab, read_inventory
+from pytest_easycluster.access import LAB
+from pytest_easycluster.fixtures import make_fixtures
+from pytest_easycluster.report import LiveOutput, add_sections, header
+from pytest_easycluster.tracebacks import hide_our_frames
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+OUR_FIXTURES = frozenset({"ec", "ec_host", "remote_hosts", *DEFAULT_FIXTURES})
+
+
+def start(config: pytest.Config) -> None:
+    """Read the lab file and register what goes with it.
+
+    Raises:
+        pytest.UsageError: With every problem of the file.
+    """
+    path = inventory_path(config)
+    try:
+        inventory = read_inventory(path)
+    except InventoryError as exc:
+        message = str(exc)
+        raise pytest.UsageError(f"the lab file cannot be used\n{message}") from None
+    is_worker = hasattr(config, "workerinput")
+    live = LiveOutput() if config.getoption("capture") == "no" and not is_worker else None
+    lab = Lab(inventory, live=live)
+    config.stash[LAB] = lab
+    # A run that ends before its session began has no pytest_sessionfinish.
+    config.add_cleanup(partial(_close, lab))
+    config.pluginmanager.register(LabSession(lab), "easycluster-lab")
+    module = ModuleType("easycluster_lab_fixtures", "Fixtures of the lab file.")
+    make_fixtures([entry for name, entry in inventory.fixtures.items() if name not in DEFAULT_FIXTURES], module)
+    config.pluginmanager.register(module, "easycluster-lab-fixtures")
+    config.hook.pytest_easycluster_lab(config=config, lab=lab)
+
+
+def _close(lab: Lab) -> None:
+    lab.close()
+
+
+def inventory_path(config: pytest.Config) -> str:
+    """The lab file as messages should name it: as given, or from the ini file's directory as seen from here."""
+    given = config.getoption("ec_inventory")
+    if given:
+        return str(given)
+    folder = config.inipath.parent if config.inipath is not None else config.rootpath
+    path = folder / Path(config.getini("ec_inventory")).expanduser()
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+class LabSession:
+    """Hooks of a run with a lab."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self._still_open: list[str] = []
+        self._fixtures = OUR_FIXTURES | set(lab.inventory.fixtures)
+
+    def pytest_report_header(self) -> str:
+        """Say which lab this is."""
+        return header(self.lab.inventory)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Add what far sides printed; leave our own frames out of tracebacks."""
+        if call.excinfo is not None:
+            hide_our_frames(call.excinfo.value)
+        report = yield
+        # What a far side says while another kind of test runs is for the next one that uses the lab.
+        if self._fixtures.intersection(getattr(item, "fixturenames", ())):
+            add_sections(item, report, self.lab)
+        return report
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Close every connection, after the last fixture has ended."""
+        self._still_open = self.lab.close()
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Name hosts that did not let go."""
+        if self._still_open:
+            hosts = ", ".join(self._still_open)
+            terminalreporter.write_line(f"lab: connections that did not close in time: {hosts}", yellow=True)

@@ -1,0 +1,40 @@
+"""Keeps EasyCluster's own frames out of pytest's tracebacks: a far-side failure reads as if it were here.
+
+``--full-trace`` shows them all the same.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import easycluster
+from pytest_easycluster import access
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Frames of the near side's library and plugin; far-side ones have the host in front of their file name.
+_OURS = tuple(os.path.dirname(os.path.abspath(one.__file__)) + os.sep for one in (easycluster, access))
+
+
+def hide_our_frames(exc: BaseException) -> None:
+    """Mark the modules that an exception passed through, so that pytest leaves their frames out."""
+    for error in _whole(exc, set()):
+        traceback = error.__traceback__
+        while traceback is not None:
+            frame = traceback.tb_frame
+            if frame.f_code.co_filename.startswith(_OURS):
+                frame.f_globals["__tracebackhide__"] = True
+            traceback = traceback.tb_next
+
+
+def _whole(exc: BaseException, seen: set[int]) -> Iterator[BaseException]:
+    """An exception with its causes, contexts and members."""
+    if id(exc) in seen:
+        return
+    seen.add(id(exc))
+    yield exc
+    for other in (exc.__cause__, exc.__context__, *getattr(exc, "exceptions", ())):
+        if isinstance(other, BaseException):
+            yield from _whole(other, seen)

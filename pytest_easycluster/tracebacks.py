@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import easycluster
-from pytest_easycluster import access
+from easycluster import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Frames of the near side's library and plugin; far-side ones have the host in front of their file name.
-_OURS = tuple(os.path.dirname(os.path.abspath(one.__file__)) + os.sep for one in (easycluster, access))
+_OURS = tuple(os.path.dirname(os.path.abspath(one)) + os.sep for one in (errors.__file__, __file__))
 
 
 def hide_our_frames(exc: BaseException) -> None:

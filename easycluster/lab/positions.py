@@ -31,7 +31,7 @@ _UNQUOTED_VARIABLE = re.compile(r"\$\{[^{}\n]*\}")
 _SECRET_TEXT = re.compile(r"(!secret\s+)(.*)")
 _KEY_TEXT = re.compile(r"(\bkey=)([^\s:\"',}]+)")
 _SECTION_WORDS = {"hosts": "host", "roles": "role", "groups": "group", "fixtures": "fixture", "vars": "variable"}
-_BOOLEAN_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"})
+_BOOLEAN_WORDS = frozenset({"yes", "no", "on", "off", "true", "false", "null", "~"})
 
 
 @dataclass(frozen=True, order=True)

@@ -130,7 +130,7 @@ class _Reader:
                 variables.update(leaf_entries(layer.table.entries["vars"].value))
         brought = {"inventory_dir": str(self._path.absolute().parent)}
         if host is not None:
-            brought |= {"host": host.name, "n": host.n}
+            brought |= {"host": host.name, **({"n": host.n} if host.n else {})}
         return Scope(variables, brought, self._environ, strict, self._secrets)
 
     def _section(self, key: str) -> Table | None:
@@ -173,7 +173,12 @@ class _Reader:
         if entry is not None:
             # As for some host: ${host} and ${n} may be part of a variable.
             scope = self._scope(host=RangeName("host", "1"))
-            schema.SETTINGS["vars"].read(entry.value, self._at("vars", scope))
+            read = schema.SETTINGS["vars"].read(entry.value, self._at("vars", scope))
+            for name in ("host", "inventory_dir"):
+                if isinstance(read, dict) and name in read:
+                    assert isinstance(entry.value, Table)
+                    place = entry.value.entries[name].key.place
+                    self._problems.add(place, f"variable {name!r} cannot be set: every host brings its own")
 
     # ------------------------------------------------------------ hosts: names
 
@@ -213,6 +218,9 @@ class _Reader:
     def _host_places(self) -> dict[str, Place]:
         return {name: written[0].key.place for name, written in self._written.items()}
 
+    def _host_hint(self, name: str) -> str:
+        return did_you_mean(name, self._host_places()).replace("defined at line", "line")
+
     def _known_hosts(self, names: tuple[tuple[str, Place], ...] | Any, what: str) -> list[str]:
         """The hosts that a list of names and ranges stands for; unknown ones are problems."""
         found: list[str] = []
@@ -227,9 +235,8 @@ class _Reader:
                     found.append(name)
                 else:
                     inside = f" (of {text!r})" if name != text else ""
-                    places = self._host_places()
-                    hint = did_you_mean(name, places).replace("defined at line", "line")
-                    self._problems.add(place, f"{what} names host {name!r}{inside}, which is not under hosts:", hint)
+                    text = f"{what} names host {name!r}{inside}, which is not under hosts:"
+                    self._problems.add(place, text, self._host_hint(name))
         return list(dict.fromkeys(found))
 
     # ------------------------------------------------------------ roles
@@ -341,12 +348,16 @@ class _Reader:
 
     def _join_children(self, children: dict[str, list[str]], places: Mapping[str, Place]) -> None:
         depth = dict.fromkeys(children, 0)
+        rings: set[frozenset[str]] = set()
 
         def visit(group: str, above: tuple[str, ...]) -> list[str]:
             """Every host below ``group``; notes how deep each group lies."""
             if group in above:
-                ring = " > ".join([*above[above.index(group) :], group])
-                self._problems.add(places[group], f"group {group!r} is below itself: {ring}")
+                ring = above[above.index(group) :]
+                if frozenset(ring) not in rings:
+                    rings.add(frozenset(ring))
+                    text = f"group {group!r} is below itself: {' > '.join([*ring, group])}"
+                    self._problems.add(places[group], text)
                 return []
             depth[group] = max(depth[group], len(above))
             found = list(self._members[group])
@@ -509,7 +520,6 @@ class _Reader:
 
     def _check_links(self, hosts: Mapping[str, HostEntry]) -> None:
         """Settings that name another host."""
-        places = self._host_places()
         for host in hosts.values():
             power = host.settings.get("power", {})
             for key, name in (("runs_on", host.settings.get("runs_on", "")), ("power", power.get("on", ""))):
@@ -517,7 +527,7 @@ class _Reader:
                     text = (
                         f"{key} of {self._written[host.name][-1].where} names host {name!r}, which is not under hosts:"
                     )
-                    self._problems.add(host.origin[key], text, did_you_mean(name, places))
+                    self._problems.add(host.origin[key], text, self._host_hint(name))
             restore = host.settings.get("restore", "none")
             codes = [self._roles[one].code for one in host.roles]
             if restore != "none" and not any(codes):

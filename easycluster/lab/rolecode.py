@@ -132,10 +132,13 @@ def _bindings(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt | ast.expr]]
         for expression in ast.iter_child_nodes(node):
             if isinstance(expression, ast.expr):
                 yield from _stored(expression)
+        if isinstance(node, (ast.With, ast.AsyncWith)):
+            for item in node.items:
+                yield from _stored(item.optional_vars) if item.optional_vars is not None else ()
         for part in ("body", "orelse", "finalbody"):
             yield from _bindings(getattr(node, part, None) or [])
-        for handler in getattr(node, "handlers", None) or []:
-            yield from _bindings(handler.body)
+        for inner in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
+            yield from _bindings(inner.body)
 
 
 def _stored(expression: ast.expr) -> Iterator[tuple[str, ast.expr]]:

@@ -88,7 +88,8 @@ def test_text_that_is_not_yaml_is_one_problem_at_its_place():
     _, problems = parse("a: 1\nb:\n\t- x\n")
 
     assert str(problems.error()) == (
-        "lab.yaml:3:1: is not YAML: while scanning for the next token, found character '\\t' that cannot start any token\n"
+        "lab.yaml:3:1: is not YAML: while scanning for the next token, "
+        "found character '\\t' that cannot start any token\n"
         "  3 | \t- x\n"
         "    | ^ indent with spaces, never with tabs\n"
         "1 problem in 1 file; nothing was connected.   Check again without running tests: easycluster check lab.yaml"
@@ -116,10 +117,15 @@ def test_merge_keys_add_what_is_not_written_there():
         ("a: !vault x", "lab.yaml:1:4: unknown tag '!vault'"),
         ("a: !secret [x]", "lab.yaml:1:4: !secret is for text, not for a list or mapping"),
         ("[a]: 1", "lab.yaml:1:1: a key must be text"),
-        ("a: 1\n--- \nb: 2", "lab.yaml:2:1: is not YAML: expected a single document in the stream, but found another "
-         "document (began at line 1)"),
+        (
+            "a: 1\n--- \nb: 2",
+            (
+                "lab.yaml:2:1: is not YAML: expected a single document in the stream, but found another document "
+                "(began at line 1)"
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_yaml_allows_and_a_lab_file_does_not(text, message):
     assert messages(parse(text)[1]) == [message]
 

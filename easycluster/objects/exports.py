@@ -32,6 +32,7 @@ __all__ = [
     "is_method",
     "is_native_singleton",
     "is_uncopyable",
+    "iterate",
     "make_server_class",
     "make_singleton",
     "type_data",
@@ -205,9 +206,9 @@ def callback(function: Callable[..., Any]) -> Callback:
 def type_data(obj: Any) -> Optional[str]:
     """Return what the proxy of ``obj`` is made from, None if it goes by value."""
     if _singletons:
-        found = _singletons.get(id(obj))
-        if found is not None and (found[1] is obj or (isinstance(found[1], weakref.ref) and found[1]() is obj)):
-            return found[0]
+        text = _single(obj)
+        if text is not None:
+            return text
     typ = type(obj)
     try:
         return _by_type[typ]
@@ -223,8 +224,7 @@ def is_uncopyable(obj: Any) -> bool:
 
 def is_native_singleton(obj: Any) -> bool:
     """Return whether the object is of a builtin type and was given to :func:`make_singleton`."""
-    found = _singletons.get(id(obj))
-    return found is not None and found[1] is obj
+    return type(obj) in _NATIVE_TYPES and _single(obj) is not None
 
 
 def is_method(value: Any) -> bool:
@@ -236,6 +236,26 @@ def get_method(obj: Any, name: str) -> Tuple[bool, Any]:
     """Answer a proxy's request for an unknown attribute: (True, None) for a method, else (False, value)."""
     value = getattr(obj, name)
     return (True, None) if is_method(value) else (False, value)
+
+
+def iterate(obj: Any) -> Any:
+    """Return an iterator over an exported object that can cross; the answer to a proxy's ``__iter__``.
+
+    The iterators of builtin containers are pickled as ``iter(container)``.  The container being a proxy there,
+    this would ask for an iterator again, without end: so they become generators, which go by reference.
+    """
+    iterator = iter(obj)
+    if isinstance(type(obj).__iter__, types.WrapperDescriptorType) and iterator is not obj:
+        return (item for item in iterator)
+    return iterator
+
+
+def _single(obj: Any) -> Optional[str]:
+    found = _singletons.get(id(obj))
+    if found is None:
+        return None
+    text, held = found
+    return text if held is obj or (isinstance(held, weakref.ref) and held() is obj) else None
 
 
 class _Rules:

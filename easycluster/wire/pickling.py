@@ -19,9 +19,11 @@ import pickle
 import sys
 import types
 from _thread import get_ident  # not threading: wire starts no threads
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Type
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Type, TypeVar
 
 from easycluster.errors import SerializationError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 __all__ = ["BULK", "OVERRIDE", "PERSISTENT", "Dump", "at_work", "require"]
 
@@ -53,7 +55,7 @@ _getframe = sys._getframe
 _plain_dumps: Any = None
 
 
-def is_plain_dumps(function: Any) -> Any:
+def is_plain_dumps(function: Function) -> Function:
     """Decorate the function whose frame calls ``pickle.dumps`` for a session; its ``self`` is the Values."""
     global _plain_dumps
     _plain_dumps = function.__code__

@@ -298,7 +298,11 @@ class BaseClient:
             self._run_completions()
         if error is None:
             return value
-        raise self._chosen(error, origexc)
+        try:
+            raise self._chosen(error, origexc)
+        finally:
+            # Else the exception holds its traceback, that this frame, and this frame the exception.
+            del error
 
     def _interrupted(self, exc: BaseException) -> None:
         """A request may be on its way although nobody waits for it any more: stop it there."""
@@ -631,6 +635,8 @@ class BaseClient:
 
     def get_attribute(self, oid: int, name: str, **keywords: Any) -> Any:
         """Return an attribute of a far-side object."""
+        if not keywords:
+            return self._look_up((Op.GET, oid, name))
         return self._request((Op.GET, oid, name), **keywords)
 
     def set_attribute(self, oid: int, name: str, value: Any, **keywords: Any) -> Any:
@@ -643,14 +649,20 @@ class BaseClient:
 
     def get_method(self, oid: int, name: str) -> tuple[bool, Any]:
         """Return ``(True, None)`` if the attribute is a method, else ``(False, its value)``."""
-        try:
-            found: tuple[bool, Any] = self._request((Op.METHOD_OR_VALUE, oid, name), origexc=False)
-        except RemoteException as exc:
-            if exc.orig is None or isinstance(exc.orig, AttributeError):
-                raise (exc.orig or exc) from None
-            self.report_exception(exc)
-            raise exc.orig from None
+        found: tuple[bool, Any] = self._look_up((Op.METHOD_OR_VALUE, oid, name))
         return found
+
+    def _look_up(self, operation: tuple[Any, ...]) -> Any:
+        """Do a request whose AttributeError is an answer like others, so that it is not printed."""
+        try:
+            return self._request(operation, origexc=False)
+        except RemoteException as exc:
+            error = exc
+        # Out here, because ``raise`` in there would replace the context that the original came with.
+        try:
+            raise self._chosen(error, "quiet" if isinstance(error.orig, AttributeError) else True)
+        finally:
+            del error  # see _request
 
     def stream(self, oid: int) -> Iterator[Any]:
         """Iterate over a far-side generator, reading ahead while the caller works on what came."""

@@ -35,7 +35,7 @@ class GlobalProxy:
     def __getattr__(self, name: str) -> Any:
         # Not a property: an AttributeError out of one would bring Python here for another try.
         if name == "value":
-            return self._client._request((Op.GET_GLOBAL, self._name))
+            return self._client._look_up((Op.GET_GLOBAL, self._name))
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(f"far-side name {self._name!r} has no attribute {name!r} here; use .value")
         return GlobalProxy(self._client, f"{self._name}.{name}")

@@ -75,11 +75,15 @@ class NonblockingResponse:
             Exception: What the call raised.
         """
         self._finish(timeout)
-        if self._plain_error is not None:
-            raise self._plain_error
-        if self._error is not None:
-            raise self.client._chosen(self._error, self._origexc if origexc is None else origexc)
-        return self._value
+        try:
+            if self._plain_error is not None:
+                raise self._plain_error
+            if self._error is not None:
+                raise self.client._chosen(self._error, self._origexc if origexc is None else origexc)
+            return self._value
+        finally:
+            # Else the exception holds its traceback, that this frame, and this frame the exception.
+            del self
 
     def cancel(self) -> bool:
         """Stop the call on the far side; return False if it had finished already."""

@@ -216,6 +216,11 @@ class Endpoint:
         """
         control = self.control
         end = time.monotonic() + timeout
+        session = self.session
+        if session is not None and control.died is None:
+            # A pipe shows its end only once it is closed, which waits for those who read it here.
+            with contextlib.suppress(OSError, Expired):
+                session.send(Kind.GOODBYE, 0, b"", deadline=time.monotonic() + 0.5)
         self._end_session(StaleReason.REPLACED)
         if control.died is None:
             # It leaves when its link ends; one that does not is killed.

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from easycluster.lab.rolecode import HOST_NAMES
 
 if TYPE_CHECKING:
+    import os
+    import subprocess
+    from collections.abc import Callable, Mapping, Sequence
+
     from easycluster.lab.connection import HostConnection
     from easycluster.lab.inventory import HostEntry
 
@@ -68,21 +72,69 @@ class Host:
         """
         return self._connection.client()
 
-    def call(self, target: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call a far-side function by its name, such as ``"os.getpid"``, or a function of this side by value."""
-        return self.remote.call(target, *args, **kwargs)
+    def call(self, target: str | Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a far-side function by name, such as ``"os.getpid"``, or a function of this side by value."""
+        if isinstance(target, str):
+            return self.remote.call(target, *args, **kwargs)
+        return self.remote.call("types.FunctionType.__call__", target, *args, **kwargs)
 
-    def run(self, command: Any, **options: Any) -> Any:
-        """Run a command on the host; see ``easycluster.Client.run``."""
-        return self.remote.run(command, **options)
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        check: bool = False,
+        input: str | bytes | None = None,  # the word of subprocess.run
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        live: bool = True,
+        text: bool = True,
+    ) -> subprocess.CompletedProcess[Any]:
+        """Run a command on the host; the arguments are those of :func:`easycluster.remote.run`.
 
-    def put(self, source: Any, destination: Any, **options: Any) -> Any:
-        """Copy a file from here to the host; see ``easycluster.Client.put``."""
-        return self.remote.put(source, destination, **options)
+        Raises:
+            subprocess.TimeoutExpired: With the output so far.
+            subprocess.CalledProcessError: If ``check`` and the exit code is not 0.
+        """
+        from easycluster.remote import run
 
-    def get(self, source: Any, destination: Any, **options: Any) -> Any:
-        """Copy a file from the host to here; see ``easycluster.Client.get``."""
-        return self.remote.get(source, destination, **options)
+        return run(
+            self.remote,
+            command,
+            timeout=timeout,
+            check=check,
+            input=input,
+            cwd=cwd,
+            env=env,
+            live=live,
+            text=text,
+        )
+
+    def put(
+        self,
+        source: str | os.PathLike[str],
+        target: str,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        mode: int | None = None,
+    ) -> None:
+        """Copy a file from here to the host; see :func:`easycluster.remote.put`."""
+        from easycluster.remote import put
+
+        put(self.remote, source, target, progress=progress, mode=mode)
+
+    def get(
+        self,
+        source: str,
+        target: str | os.PathLike[str],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        mode: int | None = None,
+    ) -> None:
+        """Copy a file from the host to here; see :func:`easycluster.remote.get`."""
+        from easycluster.remote import get
+
+        get(self.remote, source, target, progress=progress, mode=mode)
 
     def power(self, action: str, **options: Any) -> NoReturn:
         """Switch the host's power.  Not there yet."""

@@ -106,5 +106,8 @@ class Hosts:
     def close(self, timeout: float) -> list[str]:
         """Close their connections at once; the names of those that did not end in time come back."""
         hosts = [host for host in self._hosts if host._connection.is_open]
+        for host in self._hosts:
+            if host not in hosts:
+                host._connection.close()
         done, failed = run_all({host.name: host._connection.close for host in hosts}, timeout)
         return [host.name for host in hosts if host.name not in done and host.name not in failed]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Settings in which an inner layer adds to an outer one; the others replace it.
-_ADDED_MAPPINGS: Final = ("vars", "capabilities", "timeouts", "env", "power")
+_ADDED_MAPPINGS: Final = ("vars", "capabilities", "timeouts", "power")
 _ADDED_LISTS: Final = ("tags",)
 # Settings that are about the connection, and may stand beside `connect` as well as in it.
 _REACH: Final = ("address", "user", "port", "become")

@@ -213,7 +213,6 @@ SETTINGS: Final[dict[str, Shape]] = {
     "console": CONSOLE,
     "become": Choice(("sudo", "none")),
     "runs_on": text,
-    "env": Free(Text(secret=True)),
 }
 
 HOST = Fields({"role": RoleNames(), "roles": RoleNames(), "enabled": Flag(), "reason": text, **SETTINGS})

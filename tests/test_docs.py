@@ -19,7 +19,7 @@ def code_blocks(page: str, language: str) -> list[tuple[int, str]]:
 
 
 def test_the_examples_of_the_library_page_run_from_top_to_bottom():
-    namespace: dict[str, object] = {"__name__": "library_page"}
+    namespace: dict[str, object] = {"__name__": "library_page", "__file__": __file__}
     for line, source in code_blocks("docs/library.md", "python"):
         code = compile("\n" * line + source, str(ROOT / "docs/library.md"), "exec")
         exec(code, namespace)
@@ -46,7 +46,7 @@ def test_links_between_pages_lead_somewhere(page):
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("module", ["easycluster", "easycluster.server"])
+@pytest.mark.parametrize("module", ["easycluster", "easycluster.server", "easycluster.remote"])
 def test_every_public_name_is_on_the_page_of_public_names(module):
     names = importlib.import_module(module).__all__
     section = re.split(r"^## ", (ROOT / "docs/api.md").read_text(), flags=re.MULTILINE)

@@ -41,6 +41,23 @@ def test_a_host_of_each_role_can_be_asked_for_by_name(gpu_node, san_target):
     assert san_target.name.startswith("san")
 
 
+def test_a_command_runs_on_each_host(remote_hosts):
+    for host in remote_hosts:
+        assert host.run(["cat"], input="hello", check=True).stdout == "hello"
+
+
+def test_a_file_goes_to_a_host_and_comes_back(san_target, tmp_path):
+    image = tmp_path / "image"
+    image.write_bytes(os.urandom(100_000))
+    there = san_target.remote.tempfile.mktemp()
+
+    san_target.put(image, there)
+    san_target.get(there, tmp_path / "copy")
+    san_target.remote.os.unlink(there)
+
+    assert (tmp_path / "copy").read_bytes() == image.read_bytes()
+
+
 def test_hosts_are_picked_by_name(remote_hosts):
     assert remote_hosts["gpu01"].device_count() == 1
     assert "gpu02" in remote_hosts.names

@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
-from typing_extensions import Self
-
 from easycluster.lab.parallel import on_each, run_all
 from easycluster.lab.positions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from easycluster.lab.host import Host
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from typing_extensions import Self
-
 from easycluster.definitions import DEFAULT_MODULE
 from easycluster.lab.choose import Need, choose, make_need, reason_against
 from easycluster.lab.connection import HostConnection
@@ -19,6 +17,8 @@ from easycluster.lab.rolecode import define_module
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from easycluster.lab.dial import Dialer
     from easycluster.lab.inventory import HostEntry, Inventory

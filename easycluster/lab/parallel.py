@@ -7,13 +7,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from typing_extensions import Self
-
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from typing_extensions import Self
 
 T = TypeVar("T")
 

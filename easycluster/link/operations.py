@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 from easycluster.errors import RemoteProtocolError
 from easycluster.link.session import Session
+from easycluster.objects.exports import is_method, iterate
 from easycluster.wire import failures
 from easycluster.wire.frames import Frame, Kind
 
@@ -60,6 +61,15 @@ _DESCRIPTIONS: Dict[int, Callable[[Any, Any], str]] = {
 }
 
 
+# What messages call the parts of a request, from the end.
+_PARTS: Dict[int, Tuple[str, ...]] = {
+    Op.CALL: ("args", "kwargs"),
+    Op.METHOD: ("args", "kwargs"),
+    Op.SET: ("value",),
+    Op.SET_GLOBAL: ("value",),
+}
+
+
 def describe_operation(operation: Tuple[Any, ...]) -> str:
     """Return what an operation is, for a message: ``rebuild()``."""
     first = operation[1] if len(operation) > 1 else None
@@ -95,12 +105,14 @@ class PeerSession(Session):
 
     def call_method(self, oid: int, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
         """Call a method of an exported object."""
+        if name == "__iter__" and not args:
+            return iterate(self.values.exports.get(oid))
         return getattr(self.values.exports.get(oid), name)(*args, **kwargs)
 
     def method_or_value(self, oid: int, name: str) -> Tuple[bool, Any]:
         """Return ``(True, None)`` if the attribute is a method, else ``(False, its value)``."""
         value = getattr(self.values.exports.get(oid), name)
-        if callable(value) and (hasattr(value, "__self__") or hasattr(value, "__code__") or isinstance(value, type)):
+        if is_method(value):
             return True, None
         return False, value
 
@@ -133,6 +145,11 @@ class PeerSession(Session):
         self._held_failures: Dict[int, BaseException] = {}
         self._operations = self.operations()
 
+    def name_parts(self, operation: Tuple[Any, ...]) -> List[str]:
+        """Return what a message calls each part of a request that cannot be pickled."""
+        known = _PARTS.get(operation[0], ())
+        return [*("argument" for _ in range(len(operation) - len(known))), *known]
+
     # Answering ---------------------------------------------------------------------------------
 
     def begin(self, request: int) -> None:
@@ -162,13 +179,14 @@ class PeerSession(Session):
         inside = self.inside
         outer = inside.get(ident)
         inside[ident] = request
+        value: Any = None
         try:
             try:
                 self.begin(request)
                 value = self.perform(self.load(message))
                 self.finish(request)
                 kind = Kind.REPLY
-                reply, out = self.values.dumps(value)
+                reply, out = self.values.dumps(value, "result")
                 del value
             except BaseException as exc:  # noqa: BLE001 - whatever it is, the caller gets it
                 self.finish(request)
@@ -182,6 +200,8 @@ class PeerSession(Session):
         del body, message
         flags, mark = self.mark()
         self.send(kind, request, reply, out, mark, flags)
+        # Not earlier: with the value may go the last proxy for an object that the answer brings back.
+        value = None
 
     def release(self, body: bytes) -> None:
         """Give up exported objects that the peer has no proxies for any more."""

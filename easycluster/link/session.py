@@ -49,6 +49,19 @@ _pack = HEADER.pack
 _take = deque.popleft
 
 
+_ANSWERS = (Kind.REPLY, Kind.RAISE)
+
+
+def name_parts(operation: Tuple[Any, ...]) -> List[str]:
+    """Return what a message calls the parts of an operation; arguments are what users know."""
+    names = [""] * len(operation)
+    if len(operation) >= 3 and isinstance(operation[-1], dict) and isinstance(operation[-2], tuple):
+        names[-2:] = ["args", "kwargs"]
+    elif len(operation) > 1:
+        names[-1] = "value"
+    return names
+
+
 class Expired(Exception):
     """A wait reached its deadline.  Never leaves EasyCluster: callers make a CallTimeout of it."""
 
@@ -145,6 +158,10 @@ class Session:
         """Return who handles a request or release of the peer; None: it was dealt with here."""
         raise NotImplementedError
 
+    def name_parts(self, operation: Tuple[Any, ...]) -> Sequence[str]:
+        """Return what a message calls each part of a request that cannot be pickled."""
+        return ["operation", *(f"part {index}" for index in range(1, len(operation)))]
+
     def on_ended(self) -> None:
         """The link has ended; called once, in whatever thread noticed."""
 
@@ -172,7 +189,7 @@ class Session:
             on_done: See :class:`Pending`.
             nested: Whether a thread that waits for us there may run it, instead of ``thread``.
         """
-        body, buffers = self.values.dumps(operation)
+        body, buffers = self.values.dumps(operation, self.name_parts)
         pending = Pending(operation, blocking)
         pending.on_done = on_done
         flags = 0
@@ -190,6 +207,91 @@ class Session:
             exc.easycluster_request = request  # type: ignore[attr-defined]  # so that the caller can cancel it
             raise
         return pending
+
+    def exchange(self, operation: Tuple[Any, ...], thread: int = 0) -> Tuple[Optional[Frame], Optional[Pending]]:
+        """Send a request and read its answer, in one go if nothing else happens on the link.
+
+        Returns:
+            The answer and None; or None and what to wait for.
+        """
+        reading = self._reading
+        while reading._is_owned():  # type: ignore[attr-defined]  # a signal left it locked
+            reading.release()
+        if self.inside or not reading.acquire(blocking=False):
+            return None, self.request(operation, thread)
+        request = 0
+        try:
+            body, buffers = self.values.dumps(operation, name_parts)
+            request = next(self._ids) & 0xFFFFFFFF
+            if not buffers and len(body) <= MAX_INLINE:
+                # Nobody else reads meanwhile, so the answer needs no place of its own yet.
+                self.send(Kind.CALL, request, body, (), thread)
+                message = self._read_mine(request)
+                if message is not None:
+                    return message, None
+            pending = Pending(operation, True)
+            pending.request = request
+            self.pending[request] = pending
+            if buffers or len(body) > MAX_INLINE:
+                self.send(Kind.CALL, request, body, buffers, thread)
+            elif self._decoder.chunks or self._decoder.ready:
+                self._digest()
+            return None, pending
+        except BaseException as exc:
+            self.pending.pop(request, None)
+            exc.easycluster_request = request  # type: ignore[attr-defined]  # so that the caller can cancel it
+            raise
+        finally:
+            self._leave_role()
+
+    def _read_mine(self, request: int) -> Optional[Frame]:
+        """Read once; return the frame if it is one whole frame and the expected one.
+
+        The caller holds the reading role.  Whatever else comes is left in the decoder.
+
+        Args:
+            request: The request whose answer is expected; 0 for a request to thread 0.
+        """
+        decoder = self._decoder
+        rest, number, incoming, ready, chunks = decoder.state
+        if ready or chunks or rest or incoming is not None:
+            return None
+        self._activity += 1
+        try:
+            chunks.extend(self.stream.read_map())
+        except OSError as exc:
+            self.end(exc)
+            return None
+        watcher = self._watcher
+        if watcher is not None and watcher.parked:
+            watcher.unpark()
+        data = chunks[0]
+        message = decoder.single(data, number)
+        if message is None:
+            if not data:
+                chunks.clear()
+                self.end(EOFError())
+            return None
+        if request:
+            if message[2] != request or message[0] not in _ANSWERS:
+                return None
+        elif message[0] != Kind.CALL or message[3] or message[1]:
+            return None
+        # From here on it is taken.  If a signal handler raises now, nobody wants it any more.
+        decoder.take_single()
+        return message
+
+    def next_request(self, waiter: Waiter) -> Frame:
+        """As :meth:`wait_item`, for the thread that serves thread 0."""
+        reading = self._reading
+        if not waiter.items and self.ended is None and reading.acquire(blocking=False):
+            try:
+                message = self._read_mine(0)
+            finally:
+                self._leave_role()
+            if message is not None:
+                return message
+        return self.wait_item(waiter)
 
     def send(
         self,
@@ -438,6 +540,11 @@ class Session:
         watcher = self._watcher
         if watcher is not None and watcher.parked:
             watcher.unpark()
+        return self._digest()
+
+    def _digest(self) -> None:
+        """Hand out what was read.  The caller holds the reading role."""
+        decoder = self._decoder
         if decoder.chunks:
             try:
                 decoder.digest()
@@ -482,8 +589,11 @@ class Session:
 
     def late(self, message: Frame) -> None:
         """An answer that nobody waits for any more: give back the references it carries."""
+        body = message[4]
         try:
-            self.load(message)
+            if message[1] & COMPRESSED:
+                body = decompress(body, self._decoder.max_frame)
+            self.values.discard(body)
         except Exception:  # noqa: BLE001 - the answer is dropped, whatever is wrong with it
             pass
 

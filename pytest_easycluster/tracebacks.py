@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import pytest
+
 from easycluster import errors
 
 if TYPE_CHECKING:
@@ -17,8 +19,13 @@ if TYPE_CHECKING:
 _OURS = tuple(os.path.dirname(os.path.abspath(one)) + os.sep for one in (errors.__file__, __file__))
 
 
+_OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception)
+
+
 def hide_our_frames(exc: BaseException) -> None:
     """Mark the modules that an exception passed through, so that pytest leaves their frames out."""
+    if isinstance(exc, _OUTCOMES):
+        return  # a sentence of ours without traceback; pytest would say that all of it is hidden
     for error in _whole(exc, set()):
         traceback = error.__traceback__
         while traceback is not None:

@@ -88,7 +88,8 @@ def test_when_no_host_fits_every_candidate_is_named(inventory):
 
     assert str(caught.value) == (
         "lab 'bench' lacks 2 hosts with role gpu where gpus >= 4 and rack == 'left' (have: gpu1: gpus is 2; "
-        'gpu2: fits; gpu3: rack is "right"; both: gpus is 1, rack is "right"; san1: role san; old: disabled "PSU burnt")'
+        'gpu2: fits; gpu3: rack is "right"; both: gpus is 1, rack is "right"; san1: role san; '
+        'old: disabled "PSU burnt")'
     )
 
 

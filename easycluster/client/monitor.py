@@ -8,12 +8,14 @@ except for a client's ``on_output``.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import select
 import socket
 import threading
 import time
+from _thread import allocate_lock
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -107,9 +109,13 @@ class Control:
         self._decoder = FrameDecoder(None)
         self._number = 0
         self._sending = threading.Lock()
-        self._news = threading.Condition()
+        self._outgoing: deque[tuple[int, int, bytes, int]] = deque()
+        self._ending = threading.Lock()
+        # Locks on which threads sleep.  No condition variable: an exception from a signal handler
+        # between its taking the lock and its ``with`` block would leave the monitor waiting for ever.
+        self._sleepers: deque[Any] = deque()
         self._marks = [0, 0]
-        self._syncs = 0
+        self._sync_numbers = itertools.count(1)
         self._incoming: deque[bytes] = deque()
         self._closed_by_peer = ""
 
@@ -125,15 +131,32 @@ class Control:
     def send(self, kind: int, request: int = 0, body: bytes = b"", thread: int = 0) -> None:
         """Send a frame to the keeper.
 
+        What the main thread sends, the monitor writes: a signal handler that raises must not leave
+        a record half written, or its number used and the record lost.
+
         Raises:
             ConnectionLost: If the link has ended.
         """
-        port = self.port
-        if self.ended or port is None:
+        if self.ended or self.port is None:
             raise ConnectionLost(self.ended or "not connected", self.label)
+        self._outgoing.append((kind, request, body, thread))
+        if threading.current_thread() is threading.main_thread():
+            monitor().wake()
+        else:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting to be sent; not in the main thread.
+
+        Raises:
+            OSError: If the link has ended.
+        """
+        port = self.port
         with self._sending:
-            self._number, data = self._encoder.encode(self._number, frame(kind, request, body, thread))
-            port.send(data)
+            while self._outgoing and port is not None:
+                kind, request, body, thread = self._outgoing.popleft()
+                self._number, data = self._encoder.encode(self._number, frame(kind, request, body, thread))
+                port.send(data)
 
     def send_quietly(self, kind: int, request: int = 0, body: bytes = b"", thread: int = 0) -> None:
         """As :meth:`send`, for messages that do not matter once the link has ended."""
@@ -191,17 +214,31 @@ class Control:
             self.end("the far side ended the session")
 
     def _notify(self, change: Callable[..., None], *args: Any) -> None:
-        with self._news:
-            change(*args)
-            self._news.notify_all()
+        change(*args)
+        self._wake_sleepers()
+
+    def _wake_sleepers(self) -> None:
+        sleepers, self._sleepers = self._sleepers, deque()
+        for lock in list(sleepers):
+            with contextlib.suppress(RuntimeError):
+                lock.release()
 
     # Waiting -----------------------------------------------------------------------------------
 
     def wait_for(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait until the condition holds or the link has ended; return whether it holds."""
-        with self._news:
-            self._news.wait_for(lambda: condition() or bool(self.ended), timeout)
-            return condition()
+        end = _monotonic() + timeout
+        while not condition() and not self.ended:
+            remaining = end - _monotonic()
+            if remaining <= 0:
+                break
+            lock = allocate_lock()
+            lock.acquire()
+            self._sleepers.append(lock)
+            # Once more: what came before the lock was there woke nobody.
+            if not condition() and not self.ended:
+                lock.acquire(timeout=remaining)
+        return condition()
 
     def wait_mark(self, number: int, timeout: float) -> bool:
         """Wait until the output that belongs before an answer has arrived."""
@@ -210,10 +247,9 @@ class Control:
 
     def flush_output(self, timeout: float) -> bool:
         """Wait until everything the far side has written so far was passed on."""
-        with self._news:
-            self._syncs = number = self._syncs % 0xFFFFFFFF + 1
+        number = next(self._sync_numbers) & 0xFFFFFFFF
         self.send_quietly(Kind.SYNC, number)
-        return self.wait_for(lambda: self._marks[1] >= number, timeout)
+        return self.wait_for(lambda: (self._marks[1] - number) & 0xFFFFFFFF < 1 << 31, timeout)
 
     def worker_replaced(self) -> None:
         """Forget the worker that died: a new one is asked for."""
@@ -224,11 +260,11 @@ class Control:
 
     def end(self, reason: str) -> None:
         """The link is of no further use."""
-        with self._news:
+        with self._ending:
             if self.ended:
                 return
             self.ended = reason
-            self._news.notify_all()
+        self._wake_sleepers()
         if self.port is not None:
             self.port.shutdown()
         self._on_ended(reason)
@@ -305,6 +341,11 @@ class Monitor:
             for control in controls:
                 control.take_queued()
                 if control.ended:
+                    continue
+                try:
+                    control.flush()
+                except OSError as exc:
+                    control.end(f"the control link broke: {exc.strerror or exc}")
                     continue
                 look_again = min(look_again, control.tick(now))
                 if control.on_idle is not None:

@@ -21,7 +21,8 @@ import socket
 import sys
 import threading
 from _thread import allocate_lock, get_ident
-from typing import Any, Callable, Dict, List, Optional, Set
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional, Set
 
 from easycluster.far import output
 from easycluster.far.fdpass import recv_packet, send_packet
@@ -36,12 +37,15 @@ from easycluster.link.streams import SocketStream, stream_from_fds
 from easycluster.objects.registry import Exports, Proxies
 from easycluster.version import VERSION
 from easycluster.wire.frames import MARKED, NESTED, SINGLE_THREAD, Frame, Kind
+from easycluster.wire.tracebacks import is_ours
 from easycluster.wire.values import PeerInfo, Values, this_python
 
 __all__ = ["Interrupted", "WorkerSession", "main"]
 
 # Seconds between attempts to interrupt a call that goes on.
 INSIST = 0.1
+# Cancelled calls that may still arrive; those of long ago have ended before they were cancelled.
+MOST_REFUSED = 4096
 
 
 class Interrupted(BaseException):
@@ -102,11 +106,10 @@ class WorkerSession(PeerSession):
     def begin(self, request: int) -> None:
         """Note that ``request`` runs in this thread; refuse it if it was cancelled already."""
         worker = self.worker
-        thread = worker.threads_by_ident[get_ident()]
+        # In this order, see Worker.cancel.
+        worker.threads_by_ident[get_ident()].running.append(request)
         if worker.cancelled and request in worker.cancelled:
-            thread.running.append(request)
             raise Interrupted
-        thread.running.append(request)
 
     def finish(self, request: int) -> None:
         """Note that ``request`` has ended in this thread."""
@@ -129,6 +132,12 @@ class WorkerSession(PeerSession):
                 pass
         return MARKED, self.worker.request_sync()
 
+    def dump_failure(self, exc: BaseException) -> Any:
+        """Return an exception as plain pickled values; a cancelled call is shown where it was, without us."""
+        if isinstance(exc, Interrupted):
+            _cut_traceback(exc)
+        return super().dump_failure(exc)
+
     def perform(self, operation: Any) -> Any:
         """Do what a request asks for."""
         if self.worker.report_calls:
@@ -148,7 +157,10 @@ class Worker:
         self.main_thread = _Thread(0)
         self.main_thread.ident = get_ident()
         self.threads_by_ident: Dict[int, _Thread] = {get_ident(): self.main_thread}
+        # Calls that must not go on, of which those that run are interrupted again and again.
         self.cancelled: Set[int] = set()
+        self._insist: Set[int] = set()
+        self._refused: Deque[int] = deque()
         self._threads: Dict[int, _Thread] = {}
         self._control = control
         self._control_writing = allocate_lock()
@@ -217,18 +229,13 @@ class Worker:
 
     def serve(self, session: WorkerSession, thread: _Thread) -> None:
         """Answer what arrives for a thread, until it is stopped or the link ends."""
+        main = self.main_thread
         while True:
             try:
-                message = session.wait_item(thread.inbox)
+                message = session.next_request(thread.inbox) if thread is main else session.wait_item(thread.inbox)
                 if message[0] == Kind.STOP_THREAD:
                     return
-                try:
-                    session.answer(message)
-                except Interrupted as exc:
-                    # Came in the moment between the end of the call and our note of it.
-                    session.finish(message[2])
-                    reply, out = session.dump_failure(exc)
-                    session.send(Kind.RAISE, message[2], reply, out)
+                self._answer(session, message)
                 del message
             except Interrupted:
                 # Came late, outside of any call.
@@ -237,6 +244,15 @@ class Worker:
                 if session.ended is not None:
                     return
                 raise
+
+    def _answer(self, session: WorkerSession, message: Frame) -> None:
+        try:
+            session.answer(message)
+        except Interrupted as exc:
+            # Came in the moment between the end of the call and our note of it.
+            session.finish(message[2])
+            reply, out = session.dump_failure(exc)
+            session.send(Kind.RAISE, message[2], reply, out)
 
     def thread(self, number: int, stop: bool) -> Optional[Waiter]:
         """Return the inbox of thread ``number``, starting it if need be."""
@@ -266,7 +282,7 @@ class Worker:
         self.threads_by_ident[ident] = thread
         try:
             if thread.number == SINGLE_THREAD:
-                session.answer(session.wait_item(thread.inbox))
+                self._answer(session, session.wait_item(thread.inbox))
             else:
                 self.serve(session, thread)
         except (OSError, Interrupted):
@@ -282,8 +298,8 @@ class Worker:
         poller = select.poll()
         poller.register(control.fileno(), select.POLLIN)
         while True:
-            if not poller.poll(INSIST * 1000 if self.cancelled else None):
-                for request in list(self.cancelled):
+            if not poller.poll(INSIST * 1000 if self._insist else None):
+                for request in list(self._insist):
                     self._interrupt(request)
                 continue
             try:
@@ -297,8 +313,7 @@ class Worker:
             if packet["kind"] == "link":
                 self._link(packet, fds)
             elif packet["kind"] == "cancel":
-                self.cancelled.add(packet["request"])
-                self._interrupt(packet["request"])
+                self.cancel(packet["request"])
 
     def _session_over(self) -> None:
         """The keeper is gone or wants us gone: the main thread leaves, and the process with it."""
@@ -332,6 +347,31 @@ class Worker:
 
     # Cancelling --------------------------------------------------------------------------------
 
+    def cancel(self, request: int) -> None:
+        """Stop a call, whether it runs, waits for its turn, has not arrived yet or has ended already."""
+        # First this, then the look at what runs: a call that begins meanwhile finds itself cancelled.
+        self.cancelled.add(request)
+        if any(request in thread.running for thread in list(self.threads_by_ident.values())):
+            self._insist.add(request)
+            self._interrupt(request)
+            return
+        self._refused.append(request)
+        if len(self._refused) > MOST_REFUSED:
+            self.cancelled.discard(self._refused.popleft())
+        self._send_control({"kind": "cancelled", "request": request})
+        # In a thread of its own: the link may be full, and this thread has to hear the next cancel.
+        threading.Thread(target=self._refuse, args=(request,), name="easycluster-refusal", daemon=True).start()
+
+    def _refuse(self, request: int) -> None:
+        """Answer a call that does not run; a second answer is dropped by the near side."""
+        session = self.session
+        if session is not None:
+            try:
+                reply, out = session.dump_failure(Interrupted())
+                session.send(Kind.RAISE, request, reply, out)
+            except OSError:
+                pass
+
     def _interrupt(self, request: int) -> None:
         for thread in list(self.threads_by_ident.values()):
             if request in thread.running:
@@ -351,6 +391,7 @@ class Worker:
     def cancel_ended(self, request: int) -> None:
         """A cancelled call has ended, one way or the other."""
         self.cancelled.discard(request)
+        self._insist.discard(request)
         ident = get_ident()
         if ident != self.main_thread.ident:
             with self._interrupting:
@@ -476,6 +517,20 @@ def _write_all(stream: Any, data: bytes) -> None:
             counts.extend(stream.write_map(data[sum(counts) :]))
         except BlockingIOError:
             stream.wait(write=True, read=False, timeout=1.0)
+
+
+def _cut_traceback(exc: BaseException) -> None:
+    """Leave the signal handler out of a traceback, and a traceback that has nothing but our own code."""
+    foreign = False
+    tb = exc.__traceback__
+    while tb is not None:
+        following = tb.tb_next
+        foreign = foreign or not is_ours(tb.tb_frame)
+        if following is not None and following.tb_frame.f_code is Worker._on_cancel_signal.__code__:
+            tb.tb_next = following = None
+        tb = following
+    if not foreign:
+        exc.__traceback__ = None
 
 
 def _raise_in_thread(ident: int, exception: Optional[type]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from easycluster.client.endpoint import Endpoint
 from easycluster.client.globals import GlobalProxy
+from easycluster.client.monitor import close_monitor
 from easycluster.client.response import NonblockingResponse
 from easycluster.errors import (
     CallTimeout,
@@ -278,10 +279,14 @@ class BaseClient:
             pending.on_done = response._arrived
             return response
         limit = _deadline.get()
-        if timeout is not None:
-            limit = _monotonic() + timeout if limit is None else min(limit, _monotonic() + timeout)
+        message = None
         try:
-            pending = session.request(operation, thread, limit, nested=threadid is None)
+            if limit is None and timeout is None and threadid is None:
+                message, pending = session.exchange(operation, thread)
+            else:
+                if timeout is not None:
+                    limit = _monotonic() + timeout if limit is None else min(limit, _monotonic() + timeout)
+                pending = session.request(operation, thread, limit, nested=threadid is None)
         except Expired as exc:
             self._interrupted(exc)
             span = timeout if timeout is not None else 0.0
@@ -293,7 +298,14 @@ class BaseClient:
         except BaseException as exc:
             self._interrupted(exc)
             raise
-        value, error = self._await_until(session, pending, limit, timeout)
+        if message is not None and not message[1] and message[0] == Kind.REPLY:
+            if session.completions:
+                self._run_completions()
+            return session.values.loads(message[4])
+        if pending is None:
+            value, error = self._unpacked(session, message)
+        else:
+            value, error = self._await_until(session, pending, limit, timeout)
         if self._arrived or session.completions:
             self._run_completions()
         if error is None:
@@ -358,6 +370,10 @@ class BaseClient:
             session.pending.pop(pending.request, None)
             self._cancel(pending)
             raise
+        return self._unpacked(session, message)
+
+    def _unpacked(self, session: NearSession, message: Any) -> tuple[Any, RemoteException | None]:
+        """Return the value or the error that an answer carries, after the output that belongs before it."""
         if message[1] & MARKED and self._endpoint is not None and self._endpoint.control is not None:
             self._endpoint.control.wait_mark(message[3], OUTPUT_TIME)
         value = session.load(message)
@@ -885,6 +901,7 @@ def close_all(timeout: float = 2.0) -> None:
     end = _monotonic() + timeout
     for thread in started:
         thread.join(max(0.0, end - _monotonic()))
+    close_monitor()
 
 
 if hasattr(os, "register_at_fork"):

@@ -168,7 +168,7 @@ class Endpoint:
         remaining = max(0.1, end - time.monotonic())
         link = self._data = self._carrier.open_data(self.control, self._marker, remaining)
         exports, proxies = Exports(), Proxies(self._connection)
-        values = Values(exports, proxies, self._connection, peer=PeerInfo(self.label, None))
+        values = Values(exports, proxies, self._connection, peer=PeerInfo(self.label, None), copies_server_objects=True)
         session = NearSession(
             link.stream, values, link.send_key, link.receive_key, self.options.max_frame, services=self._services
         )

@@ -328,6 +328,17 @@ class Monitor:
         with contextlib.suppress(OSError):
             self._wake_send.send(b"w")
 
+    def close(self) -> None:
+        """End the thread and give the descriptors back."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._controls.clear()
+        self.wake()
+        if thread is not None:
+            thread.join(1.0)
+        self._wake_receive.close()
+        self._wake_send.close()
+
     def _run(self) -> None:
         me = threading.current_thread()
         while True:
@@ -406,3 +417,11 @@ def monitor() -> Monitor:
                 _monitor = Monitor()
             found = _monitor
     return found
+
+
+def close_monitor() -> None:
+    """Give the monitor's descriptors back, at the end of the process."""
+    global _monitor
+    found, _monitor = _monitor, None
+    if found is not None and found.pid == os.getpid():
+        found.close()

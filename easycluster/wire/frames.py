@@ -43,7 +43,7 @@ import mmap
 import struct
 import zlib
 from collections import deque
-from typing import Deque, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Deque, List, Optional, Sequence, Tuple, Union
 
 from easycluster.errors import LocalProtocolError, RemoteProtocolError
 from easycluster.wire.records import TAG_SIZE, Mac
@@ -253,21 +253,6 @@ def _room(size: int) -> Bulk:
     return mmap.mmap(-1, size) if size >= _MAP_FROM else bytearray(size)
 
 
-class _State(NamedTuple):
-    """Where a decoder is.  Replaced as a whole, in one store."""
-
-    # Bytes that were looked at and do not make a frame yet.
-    rest: bytes
-    # Number of the next record.
-    number: int
-    # The frame whose bulk is arriving.
-    incoming: Optional[_Incoming]
-    # Frames that are whole and not taken yet.
-    ready: Deque[Frame]
-    # What was read and not looked at yet; the reader extends this list.
-    chunks: List[bytes]
-
-
 class FrameDecoder:
     """Takes what the transport read and returns the frames it completes.
 
@@ -279,34 +264,70 @@ class FrameDecoder:
     def __init__(self, mac: Optional[Mac] = None, max_frame: int = 4 << 30) -> None:
         self._mac = mac
         self.max_frame = max_frame
-        self._state = _State(b"", 0, None, deque(), [])
+        # All of it in one tuple, which is replaced as a whole: bytes that were looked at and do not
+        # make a frame yet, number of the next record, the frame whose bulk is arriving, frames that
+        # are whole and not taken yet, what was read and not looked at yet.
+        self._state: Tuple[bytes, int, Optional[_Incoming], Deque[Frame], List[bytes]] = (b"", 0, None, deque(), [])
+
+    @property
+    def state(self) -> Tuple[bytes, int, Optional[_Incoming], Deque[Frame], List[bytes]]:
+        """Undigested bytes, record number, unfinished frame, :attr:`ready`, :attr:`chunks`."""
+        return self._state
+
+    def single(self, data: bytes, number: int) -> Optional[Frame]:
+        """Return the frame if ``data`` is exactly one small frame and nothing came before it.
+
+        Changes nothing; :meth:`take_single` makes it count.  None for everything else, which
+        :meth:`digest` then judges.
+        """
+        mac = self._mac
+        size = len(data)
+        if mac is not None:
+            if size < 52 or _LENGTH.unpack_from(data)[0] != size - 36:
+                return None
+            body = data[36:]
+            if not mac.verify(number, data[:4] + body, data[4:36]):
+                return None
+            data = body
+            size -= 36
+        if size < 16:
+            return None
+        length, kind, flags, _zero, request, thread = _unpack_from(data, 0)
+        if length != size - 16 or flags & LARGE or not 0 < kind <= _LAST_KIND:
+            return None
+        return kind, flags, request, thread, data[16:], ()
+
+    def take_single(self) -> None:
+        """The data for which :meth:`single` gave a frame is used up."""
+        state = self._state
+        self._state = (b"", state[1] + (self._mac is not None), None, state[3], [])
 
     @property
     def ready(self) -> Deque[Frame]:
         """Frames that are whole; whoever takes one removes it."""
-        return self._state.ready
+        return self._state[3]
 
     @property
     def chunks(self) -> List[bytes]:
         """Where to put what was read; call :meth:`digest` afterwards."""
-        return self._state.chunks
+        return self._state[4]
 
     @property
     def in_bulk(self) -> bool:
         """Whether the next bytes belong into :meth:`targets`."""
-        return self._state.incoming is not None
+        return self._state[2] is not None
 
     @property
     def in_the_middle(self) -> bool:
         """Whether a frame has begun and not ended: an end of the stream now is a truncation."""
-        return bool(self._state.rest) or self._state.incoming is not None
+        return bool(self._state[0]) or self._state[2] is not None
 
     def targets(self) -> Tuple[List[memoryview], List[int]]:
         """Return where to read the next bytes to, and the list to append the count to.
 
         Only while :attr:`in_bulk`.  After the count was appended call :meth:`digest_bulk`.
         """
-        incoming = self._state.incoming
+        incoming = self._state[2]
         assert incoming is not None
         views = _unfilled(incoming.plan, sum(incoming.counts))
         return views, incoming.counts
@@ -321,9 +342,9 @@ class FrameDecoder:
         assert incoming is not None
         following, number = self._settle(incoming, sum(incoming.counts), number)
         if following.plan:
-            self._state = _State(rest, number, following, ready, chunks)
+            self._state = (rest, number, following, ready, chunks)
         else:
-            self._state = _State(rest, number, None, deque([*ready, _finish(following)]), chunks)
+            self._state = (rest, number, None, deque([*ready, _finish(following)]), chunks)
 
     def _settle(self, incoming: _Incoming, filled: int, number: int) -> Tuple[_Incoming, int]:
         """Check the chunks that are whole; return what is still to come and the next record number."""
@@ -353,9 +374,9 @@ class FrameDecoder:
             RemoteProtocolError: If a tag is wrong, a length is above its limit or a kind unknown.
                 The decoder is then of no further use.
         """
-        self._state.chunks.append(data)
+        self._state[4].append(data)
         self.digest()
-        ready = self._state.ready
+        ready = self._state[3]
         frames = list(ready)
         ready.clear()
         return frames
@@ -403,7 +424,7 @@ class FrameDecoder:
             position = stop
         if ready:
             frames = [*ready, *frames]
-        self._state = _State(data[position:] if position < end else b"", number, incoming, deque(frames), [])
+        self._state = (data[position:] if position < end else b"", number, incoming, deque(frames), [])
 
     def _parse(
         self, data: bytes, position: int, end: int, frames: List[Frame]

@@ -1,4 +1,4 @@
-"""Run by any Python from 3.8 on: do values and proxies cross there?  Arguments: the root of the checkout.
+"""Run by any Python from 3.8 on: do values and proxies cross there?  Argument: the folder of the package.
 
 The near side's ``easycluster/__init__.py`` needs a newer Python, so an empty package stands in for it here,
 as the face of the bundle does on a far side.
@@ -7,15 +7,16 @@ as the face of the bundle does on a far side.
 from __future__ import annotations
 
 import array
+import os
 import pickle
 import sys
 import threading
 import types
 
 package = types.ModuleType("easycluster")
-package.__path__ = [sys.argv[1] + "/easycluster"]
+package.__path__ = [sys.argv[1]]
 sys.modules["easycluster"] = package
-sys.path.insert(0, sys.argv[1] + "/tests")
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from support.joined_values import joined  # noqa: E402
 

@@ -22,7 +22,8 @@ from easycluster import errors
 from easycluster.wire import failures
 from easycluster.wire.failures import describe, rebuild
 
-REPOSITORY = Path(__file__).parents[2]
+# The installed package, which need not lie beside these tests.
+REPOSITORY = Path(errors.__file__).parents[1]
 
 
 def cross(exc, **options):

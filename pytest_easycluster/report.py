@@ -52,10 +52,5 @@ class LiveOutput:
 
 def header(inventory: Inventory) -> str:
     """One line about the lab, for the top of the run."""
-    disabled = sum(not host.enabled for host in inventory.hosts.values())
-    out = f" ({disabled} disabled)" if disabled else ""
-    counts = {role: sum(role in host.roles for host in inventory.hosts.values()) for role in inventory.roles}
-    roles = ", ".join(f"{role} {count}" for role, count in counts.items() if count)
     name = f"{inventory.name} ({inventory.path})" if inventory.name != inventory.path.name else str(inventory.path)
-    hosts = f"{len(inventory.hosts)} host{'s' * (len(inventory.hosts) != 1)}"
-    return f"lab: {name}: {hosts}{out}" + (f"; {roles}" if roles else "")
+    return f"lab: {name}: {inventory.summary()}"

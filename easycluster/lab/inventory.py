@@ -176,6 +176,16 @@ class Inventory:
                 text = text.replace(secret, HIDDEN)
         return text
 
+    def summary(self) -> str:
+        """How many hosts there are of which role: ``3 hosts (1 disabled); gpu 2, san 1``."""
+        disabled = sum(not host.enabled for host in self.hosts.values())
+        hosts = f"{len(self.hosts)} host{'s' * (len(self.hosts) != 1)}" + (
+            f" ({disabled} disabled)" if disabled else ""
+        )
+        counts = {role: sum(role in host.roles for host in self.hosts.values()) for role in self.roles}
+        roles = ", ".join(f"{role} {count}" for role, count in counts.items() if count)
+        return f"{hosts}; {roles}" if roles else hosts
+
     def known_names(self) -> dict[str, Place]:
         """Every name that a condition can use in this lab, with the place of a host that has it."""
         names: dict[str, Place] = {}

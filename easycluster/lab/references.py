@@ -1,0 +1,170 @@
+"""What refers to hosts and roles: requirements, fixtures, quarantine, and settings that name another host."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from easycluster.lab import schema
+from easycluster.lab.inventory import DEFAULT_FIXTURES, FixtureEntry, Quarantine
+from easycluster.lab.positions import Items, did_you_mean
+from easycluster.lab.sections import Sections
+from easycluster.lab.shapes import BAD, described, is_empty
+from easycluster.lab.where import UnlikeTypes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from easycluster.lab.inventory import HostEntry, Role
+    from easycluster.lab.positions import Place
+    from easycluster.lab.where import Where
+
+# Fixtures that the plugin itself defines, and one of pytest's that many would hit.
+_TAKEN_FIXTURES: Final = ("ec", "ec_host", "ec_inventory", "remote_hosts", "request")
+
+
+class References(Sections):
+    """Reads and checks the sections that refer to hosts, once these are known."""
+
+    def _check_requirements(self, hosts: Mapping[str, HostEntry]) -> None:
+        for host in hosts.values():
+            for role in (self._roles[one] for one in host.roles):
+                for where, place in role.requires:
+                    self._check_requirement(host, role, where, place)
+
+    def _check_requirement(self, host: HostEntry, role: Role, where: Where, place: Place) -> None:
+        values = host.values()
+        missing = [name for name, _ in where.names() if name.partition(".")[0] not in values]
+        who = self._written[host.name][-1].where
+        if missing and role.probe:
+            return  # the host itself will say
+        rule = f"(line {place.line}: {where})"
+        try:
+            outcome = where.evaluate(values)
+        except UnlikeTypes as exc:
+            at = self._capability_places.get((host.name, exc.name), host.place)
+            text = (
+                f"capability {exc.name!r} is {described(exc.value)}; role {role.name!r} compares it with a {exc.wanted}"
+            )
+            self._problems.add(at, f"{text} {rule}")
+            return
+        if outcome.holds:
+            return
+        if missing:
+            known = list(host.capabilities)
+            text = f"{who} has no capability {missing[0]!r}, which role {role.name!r} requires {rule}"
+            self._problems.add(host.place, text, did_you_mean(missing[0], known))
+            return
+        names = [name for name, _ in where.names()]
+        at = next(
+            (self._capability_places[host.name, one] for one in names if (host.name, one) in self._capability_places),
+            host.place,
+        )
+        self._problems.add(at, f"{who} does not meet what role {role.name!r} requires {rule}: {outcome.why}")
+
+    def _check_links(self, hosts: Mapping[str, HostEntry]) -> None:
+        """Settings that name another host."""
+        for host in hosts.values():
+            power = host.settings.get("power", {})
+            for key, name in (("runs_on", host.settings.get("runs_on", "")), ("power", power.get("on", ""))):
+                if name and name not in hosts:
+                    text = (
+                        f"{key} of {self._written[host.name][-1].where} names host {name!r}, which is not under hosts:"
+                    )
+                    self._problems.add(host.origin[key], text, self._host_hint(name))
+            restore = host.settings.get("restore", "none")
+            codes = [self._roles[one].code for one in host.roles]
+            if restore != "none" and not any(codes):
+                text = f"restore of {self._written[host.name][-1].where} is {restore!r}, but none of its roles has code"
+                self._problems.add(host.origin["restore"], text)
+
+    def _known_role(self, name: str, place: Place, what: str) -> None:
+        if name in self._roles:
+            return
+        places = {one: role.place for one, role in self._roles.items()}
+        hint = did_you_mean(name, places) or (f"roles: {' '.join(places)}" if places else "")
+        self._problems.add(place, f"{what} has role {name!r}, which is not defined", hint)
+
+    def _fixtures(self, hosts: Mapping[str, HostEntry]) -> dict[str, FixtureEntry]:
+        found = dict(DEFAULT_FIXTURES)
+        for name, (key, table) in self._tables("fixtures", "fixture").items():
+            what = f"fixture {name!r}"
+            read = schema.FIXTURE.read(table, self._at(what, self._scope()))
+            if not name.isidentifier() or name in _TAKEN_FIXTURES:
+                why = "is one of our own" if name in _TAKEN_FIXTURES else "is not a Python name"
+                self._problems.add(key.place, f"{name!r} cannot be the name of a fixture: it {why}")
+            if read is BAD or "role" not in read:
+                continue
+            role, place = read["role"]
+            self._known_role(role, place, what)
+            if name in DEFAULT_FIXTURES and read.get("count", 1) != 1:
+                self._problems.add(table.entries["count"].value.place, f"{name} is always exactly one host")
+            where = None
+            if "where" in read:
+                where = self._where(*read["where"])
+                if where is not None:
+                    self._check_fixture_where(where, read["where"][1], role, what, hosts)
+            found[name] = FixtureEntry(
+                name=name,
+                role=role,
+                place=key.place,
+                count=read.get("count", 1),
+                where=where,
+                distinct=read.get("distinct", ()),
+                scope=read.get("scope", "function"),
+                description=read.get("description", ""),
+            )
+        return found
+
+    def _check_fixture_where(
+        self, where: Where, place: Place, role: str, what: str, hosts: Mapping[str, HostEntry]
+    ) -> None:
+        members = [host for host in hosts.values() if role in host.roles]
+        for host in members:
+            try:
+                where.evaluate(host.values())
+            except UnlikeTypes as exc:
+                at = self._capability_places.get((host.name, exc.name), place)
+                text = f"capability {exc.name!r} is {described(exc.value)}; {what} compares it with a {exc.wanted}"
+                self._problems.add(at, f"{text} (line {place.line}: {where})")
+        if not members or (role in self._roles and self._roles[role].probe):
+            return
+        known = {key for host in members for key in host.values()}
+        for name, position in where.names():
+            if name.partition(".")[0] not in known:
+                at = self._within(place, where.text, position, len(name))
+                self._problems.add(at, f"no host of role {role!r} has a capability {name!r}", did_you_mean(name, known))
+
+    def _quarantine(self) -> tuple[Quarantine, ...]:
+        entry = self._root.entries.get("quarantine")
+        if entry is None or is_empty(entry.value):
+            return ()
+        if not isinstance(entry.value, Items):
+            self._problems.add(entry.value.place, "'quarantine' is not a list")
+            return ()
+        found = []
+        for item in entry.value.items:
+            read = schema.QUARANTINE.read(item, self._at("quarantine", self._scope()))
+            if read is BAD:
+                continue
+            hosts = self._known_hosts(read.get("hosts", ()), "quarantine")
+            found.append(
+                Quarantine(read.get("tests", ()), tuple(hosts), read.get("reason", ""), self._until(read, item))
+            )
+        return tuple(found)
+
+    def _until(self, read: Mapping[str, Any], item: Any) -> datetime.date | None:
+        if "until" not in read:
+            return None
+        try:
+            return datetime.date.fromisoformat(read["until"])
+        except ValueError as exc:
+            self._problems.add(item.entries["until"].value.place, f"until of quarantine is {read['until']!r}: {exc}")
+            return None
+
+    def _simulate(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, (key, table) in self._tables("simulate", "simulated role").items():
+            self._known_role(name, key.place, "simulate")
+            found[name] = schema.SIMULATE.read(table, self._at(f"simulate {name!r}", self._scope()))
+        return found

@@ -47,6 +47,9 @@ MAX_LINENO = 200_000
 # Files whose far-side source is kept here: scripts sent to execblock have a new name each.
 MAX_FILES = 1000
 
+# Modules below our own name that hold what users wrote: ``define_common`` and the roles of a lab.
+_DEFINITIONS = ("easycluster.remote_code", "easycluster.lab.roles.")
+
 # What make_traceback put into linecache, oldest first.
 _registered: Dict[str, List[str]] = {}
 
@@ -54,7 +57,7 @@ _registered: Dict[str, List[str]] = {}
 def is_ours(frame: FrameType) -> bool:
     """Whether a frame belongs to EasyCluster itself and not to code that a user sent."""
     module = frame.f_globals.get("__name__")
-    return isinstance(module, str) and module.startswith("easycluster.") and module != "easycluster.remote_code"
+    return isinstance(module, str) and module.startswith("easycluster.") and not module.startswith(_DEFINITIONS)
 
 
 def take_traceback(tb: Optional[TracebackType], skip: Callable[[FrameType], bool] = is_ours) -> Tuple[Entry, ...]:

@@ -499,7 +499,12 @@ def test_our_own_frames_at_the_beginning_are_left_out_and_the_last_one_stays():
     def throw_tb(module):
         return raised(run_as, module, "def inner():\n  raise ValueError\ninner()").__traceback__.tb_next.tb_next
 
-    for module, want in [("easycluster.far.worker", ["inner"]), ("easycluster.remote_code", ["<module>", "inner"])]:
+    users = ["<module>", "inner"]
+    for module, want in [
+        ("easycluster.far.worker", ["inner"]),
+        ("easycluster.remote_code", users),
+        ("easycluster.lab.roles.gpu", users),
+    ]:
         exc = ValueError().with_traceback(throw_tb(module))
         assert [entry.name for entry in exc_frames(cross(exc))] == want
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def code_blocks(page: str, language: str) -> list[tuple[int, str]]:
     """Return the fenced blocks of a page: line number of the first line, and text."""
     text = (ROOT / page).read_text()
-    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [(text.count("\n", 0, match.start(1)), match.group(1)) for match in found]
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, match.start(2)), match[2]) for match in found if match[1] == language]
 
 
 def test_the_examples_of_the_library_page_run_from_top_to_bottom():
@@ -23,6 +27,27 @@ def test_the_examples_of_the_library_page_run_from_top_to_bottom():
     for line, source in code_blocks("docs/library.md", "python"):
         code = compile("\n" * line + source, str(ROOT / "docs/library.md"), "exec")
         exec(code, namespace)
+
+
+def test_the_first_example_of_the_readme_fails_as_it_shows(tmp_path, sshd):
+    suite = tmp_path / "examples" / "hw_lab"
+    shutil.copytree(ROOT / "examples/hw_lab", suite, ignore=shutil.ignore_patterns("test_*", "__pycache__"))
+    (suite / "test_unit.py").write_text(code_blocks("README.md", "python")[0][1])
+    shown = code_blocks("README.md", "")[0][1].replace("/home/ann/hw_lab", str(suite))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--ec-inventory", "lab.yaml", "-p", "no:cacheprovider"],
+        cwd=suite,
+        env={**os.environ, "COLUMNS": "80"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+    said = "\n".join(line.rstrip() for line in done.stdout.splitlines())
+    assert shown in said, said
 
 
 @pytest.mark.skipif(not (ROOT / ".ci/run").exists(), reason="the tests run away from their checkout")

@@ -349,13 +349,60 @@ class SelfIterProxy(RemoteProxy):
 
 
 class GeneratorProxy(SelfIterProxy):
-    """A proxy for a generator.  Iterating it reads ahead; ``next``, ``send``, ``throw`` and ``close`` are calls."""
+    """A proxy for a generator.
+
+    Iterating it reads ahead; what was read and not used is there for the next loop or ``next``.  Without
+    a loop, ``next``, ``send`` and ``throw`` are one call each.
+    """
 
     proxy_methods = ("send", "throw", "close")
+    _ahead: Any = None
 
     def __iter__(self) -> Any:
         # A generator of its own, so that this proxy, and with it the far-side generator, lives as long.
-        yield from self._connection.stream(self._oid)
+        if self._ahead is None:
+            self._ahead = self._connection.stream(self._oid)
+        for item in self._ahead:  # noqa: UP028 - "yield from" would end _ahead together with the loop
+            yield item
+
+    def __next__(self, **keywords: Any) -> Any:
+        if self._ahead is not None:
+            return next(self._ahead)
+        return _next(self, **keywords)
+
+    def send(self, value: Any, **keywords: Any) -> Any:
+        """Call ``send`` of the far-side generator.
+
+        Raises:
+            RuntimeError: If a loop has read ahead of what it was used for.
+        """
+        self._must_not_be_ahead("send")
+        return _send(self, value, **keywords)
+
+    def throw(self, *error: Any, **keywords: Any) -> Any:
+        """Call ``throw`` of the far-side generator.
+
+        Raises:
+            RuntimeError: If a loop has read ahead of what it was used for.
+        """
+        self._must_not_be_ahead("throw")
+        return _throw(self, *error, **keywords)
+
+    def close(self, **keywords: Any) -> Any:
+        """Close the far-side generator; what was read ahead is dropped."""
+        if self._ahead is not None:
+            self._ahead.close()
+        return _close(self, **keywords)
+
+    def _must_not_be_ahead(self, method: str) -> None:
+        if self._ahead is not None and getattr(self._ahead, "gi_frame", None) is not None:
+            raise RuntimeError(
+                f"{method}() would reach {self!r} behind items that a loop has read ahead; "
+                "use next() instead of a loop where you send or throw"
+            )
+
+
+_next, _send, _throw, _close = (_wrapper(name) for name in ("__next__", "send", "throw", "close"))
 
 
 class FileProxy(RemoteProxy):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from easycluster import Lab, generate_key, write_key_file
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -48,6 +50,18 @@ def test_the_first_example_of_the_readme_fails_as_it_shows(tmp_path, sshd):
 
     said = "\n".join(line.rstrip() for line in done.stdout.splitlines())
     assert shown in said, said
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/lab.md"])
+def test_the_lab_files_on_the_pages_are_right(page, tmp_path):
+    shutil.copytree(ROOT / "examples/hw_lab/remote", tmp_path / "remote")
+    (tmp_path / "keys").mkdir()
+    write_key_file(str(tmp_path / "keys/lab.key"), generate_key())
+    (_, text), *others = code_blocks(page, "yaml")
+    (tmp_path / "lab.yaml").write_text(text)
+
+    assert others == []
+    assert len(Lab.load(tmp_path / "lab.yaml").hosts) >= 3
 
 
 @pytest.mark.skipif(not (ROOT / ".ci/run").exists(), reason="the tests run away from their checkout")

@@ -39,6 +39,8 @@ from easycluster.wire.frames import (
 )
 from easycluster.wire.records import Mac
 
+# References given back in one frame: at most 32 bytes each.
+RELEASES_AT_ONCE = 4096
 # Bytes from which a body is worth compressing, on a link that compresses.
 COMPRESS_FROM = 512
 
@@ -47,9 +49,6 @@ __all__ = ["Expired", "Pending", "Session", "Waiter"]
 _monotonic = time.monotonic
 _pack = HEADER.pack
 _take = deque.popleft
-
-
-_ANSWERS = (Kind.REPLY, Kind.RAISE)
 
 
 def name_parts(operation: Tuple[Any, ...]) -> List[str]:
@@ -245,40 +244,22 @@ class Session:
             self._leave_role()
 
     def _read_mine(self, request: int) -> Optional[Frame]:
-        """Read once; return the frame if it is one whole frame and the expected one.
+        """Read once; return the frame if it is the expected one and nothing else came.
 
         The caller holds the reading role.  Whatever else comes is left in the decoder.
 
         Args:
             request: The request whose answer is expected; 0 for a request to thread 0.
         """
-        decoder = self._decoder
-        rest, number, incoming, ready, chunks = decoder.state
-        if ready or chunks or rest or incoming is not None:
-            return None
         self._activity += 1
         try:
-            chunks.extend(self.stream.read_map())
+            message = self._decoder.read_single(self.stream.read_map(), request)
         except OSError as exc:
             self.end(exc)
             return None
         watcher = self._watcher
         if watcher is not None and watcher.parked:
             watcher.unpark()
-        data = chunks[0]
-        message = decoder.single(data, number)
-        if message is None:
-            if not data:
-                chunks.clear()
-                self.end(EOFError())
-            return None
-        if request:
-            if message[2] != request or message[0] not in _ANSWERS:
-                return None
-        elif message[0] != Kind.CALL or message[3] or message[1]:
-            return None
-        # From here on it is taken.  If a signal handler raises now, nobody wants it any more.
-        decoder.take_single()
         return message
 
     def next_request(self, waiter: Waiter) -> Frame:
@@ -318,14 +299,14 @@ class Session:
             flags, body = compress(flags, body)
         small = not buffers and len(body) <= MAX_INLINE
         with writing:
+            if self.values.proxies.dropped:
+                self._queue_releases()
             queue = self._outgoing
             number = queue[-1][2] if queue else self._number
             if small:
-                dropped = self.values.proxies.dropped
-                data = _pack(len(body), kind, flags, 0, request, thread) + body
-                if dropped:
-                    data = self._releases() + data
-                number, data = self._encoder.encode(number, data)
+                number, data = self._encoder.encode(
+                    number, _pack(len(body), kind, flags, 0, request, thread) + body
+                )
                 counts: List[int] = []
                 queue.append((data, counts, number))
                 if len(queue) == 1:
@@ -348,39 +329,30 @@ class Session:
                 queue.extend([(piece, [], number if at == last else self._number) for at, piece in enumerate(pieces)])
             self._drain(deadline)
 
-    def send_frames(self, data: bytes) -> None:
-        """Send whole small frames that were made with :func:`easycluster.wire.frames.frame`."""
-        if self.ended is not None:
-            raise self.ended
-        with self._writing:
-            queue = self._outgoing
-            number = queue[-1][2] if queue else self._number
-            number, data = self._encoder.encode(number, data)
-            queue.append((data, [], number))
-            self._drain(None)
-
-    def _releases(self) -> bytes:
-        """Return a frame that gives back references to the peer's objects."""
+    def _queue_releases(self) -> None:
+        """Queue frames that give back references to the peer's objects.  Holds the writing lock."""
+        queue = self._outgoing
         dropped = self.values.proxies.take_dropped()
-        data = b""
-        for start in range(0, len(dropped), 4096):
-            body = b"".join(b"%d %d " % (oid, count) for oid, count in dropped[start : start + 4096])
-            data += frame(Kind.RELEASE, 0, body)
-        return data
+        for start in range(0, len(dropped), RELEASES_AT_ONCE):
+            body = b"".join(b"%d %d " % pair for pair in dropped[start : start + RELEASES_AT_ONCE])
+            number, data = self._encoder.encode(
+                queue[-1][2] if queue else self._number, frame(Kind.RELEASE, 0, body)
+            )
+            queue.append((data, [], number))
 
     def flush_releases(self) -> None:
-        """Send what :meth:`_releases` has, if the link is free; for idle times."""
-        if self.ended is not None or not self.values.proxies.dropped:
+        """Send what was dropped, if the link is free; for idle times."""
+        if self.ended is not None or not self.values.proxies.dropped or not self._writing.acquire(blocking=False):
             return
-        if self._writing.acquire(blocking=False):
-            try:
-                data = self._releases()
-                if data and not self._outgoing:
-                    self.send_frames(data)
-            except OSError:
-                pass
-            finally:
-                self._writing.release()
+        try:
+            if not self._outgoing:
+                self._queue_releases()
+                self._drain(None)
+        except OSError:
+            # The link has ended, and the far side's objects with it.
+            pass
+        finally:
+            self._writing.release()
 
     def _drain(self, deadline: Optional[float]) -> None:
         """Write what is queued; read meanwhile if the peer takes nothing.  Holds the writing lock."""
@@ -531,8 +503,6 @@ class Session:
                     decoder.digest_bulk()
                 else:
                     decoder.chunks.extend(self.stream.read_map())
-                    if not decoder.chunks[-1]:
-                        return self.end(EOFError())
             except OSError as exc:
                 return self.end(exc)
             except ProtocolError as exc:
@@ -545,7 +515,12 @@ class Session:
     def _digest(self) -> None:
         """Hand out what was read.  The caller holds the reading role."""
         decoder = self._decoder
-        if decoder.chunks:
+        chunks = decoder.chunks
+        if chunks:
+            if not chunks[-1]:
+                # The end of the stream; what came before it is no whole frame.
+                chunks.clear()
+                return self.end(EOFError())
             try:
                 decoder.digest()
             except ProtocolError as exc:

@@ -22,7 +22,7 @@ On a trusted link (a pipe, ssh) frames and bulk simply follow one another.  On T
 records, and bulk in chunks, each with a tag (:mod:`easycluster.wire.records`)::
 
     record     0x00   I    4   body length, at most MAX_RECORD
-               0x04   -   32   tag over length and body
+               0x04   -   32   tag over the body; a wrong length covers other bytes and does not verify
                0x24   -    n   body: whole frames; a LARGE one is the last
     chunk      0x00   -    n   bytes of one buffer: CHUNK of them, or what is left
                 n     -   32   tag over the bytes
@@ -43,7 +43,7 @@ import mmap
 import struct
 import zlib
 from collections import deque
-from typing import Deque, List, Optional, Sequence, Tuple, Union
+from typing import Deque, Iterator, List, Optional, Sequence, Tuple, Union
 
 from easycluster.errors import LocalProtocolError, RemoteProtocolError
 from easycluster.wire.records import TAG_SIZE, Mac
@@ -160,8 +160,7 @@ class FrameEncoder:
         size = len(frames)
         if size > MAX_RECORD:
             raise LocalProtocolError(f"a record of {size} bytes is above the limit of {MAX_RECORD}")
-        length = _LENGTH.pack(size)
-        return number + 1, b"".join((length, mac.tag(number, length + frames), frames))
+        return number + 1, b"".join((_LENGTH.pack(size), mac.tag(number, frames), frames))
 
     def encode_large(
         self, number: int, head: Tuple[int, int, int, int], body: bytes, buffers: Sequence[memoryview]
@@ -269,38 +268,47 @@ class FrameDecoder:
         # are whole and not taken yet, what was read and not looked at yet.
         self._state: Tuple[bytes, int, Optional[_Incoming], Deque[Frame], List[bytes]] = (b"", 0, None, deque(), [])
 
-    @property
-    def state(self) -> Tuple[bytes, int, Optional[_Incoming], Deque[Frame], List[bytes]]:
-        """Undigested bytes, record number, unfinished frame, :attr:`ready`, :attr:`chunks`."""
-        return self._state
+    def read_single(self, reads: Iterator[bytes], request: int) -> Optional[Frame]:
+        """Read once, and return what came if it is one small frame and the expected one.
 
-    def single(self, data: bytes, number: int) -> Optional[Frame]:
-        """Return the frame if ``data`` is exactly one small frame and nothing came before it.
+        Everything else, and a frame that is not as it should be, is left for :meth:`digest`.
 
-        Changes nothing; :meth:`take_single` makes it count.  None for everything else, which
-        :meth:`digest` then judges.
+        Args:
+            reads: One read; not run if there is something to digest already.
+            request: The request whose answer is expected; 0 for a request to thread 0.
+
+        Raises:
+            OSError: As the read does.
         """
-        mac = self._mac
+        rest, number, incoming, ready, chunks = self._state
+        if ready or chunks or rest or incoming is not None:
+            return None
+        chunks.extend(reads)
+        data = chunks[0]
         size = len(data)
+        mac = self._mac
         if mac is not None:
             if size < 52 or _LENGTH.unpack_from(data)[0] != size - 36:
                 return None
             body = data[36:]
-            if not mac.verify(number, data[:4] + body, data[4:36]):
+            if not mac.verify(number, body, data[4:36]):
                 return None
             data = body
             size -= 36
-        if size < 16:
+            number += 1
+        elif size < 16:
             return None
-        length, kind, flags, _zero, request, thread = _unpack_from(data, 0)
-        if length != size - 16 or flags & LARGE or not 0 < kind <= _LAST_KIND:
+        length, kind, flags, _zero, found, thread = _unpack_from(data, 0)
+        if length != size - 16 or flags & LARGE:
             return None
-        return kind, flags, request, thread, data[16:], ()
-
-    def take_single(self) -> None:
-        """The data for which :meth:`single` gave a frame is used up."""
-        state = self._state
-        self._state = (b"", state[1] + (self._mac is not None), None, state[3], [])
+        if request:
+            if found != request or (kind != 4 and kind != 5):
+                return None
+        elif kind != 2 or flags or thread:
+            return None
+        # From here on it is taken.  If a signal handler raises now, nobody wants it any more.
+        self._state = (b"", number, None, ready, [])
+        return kind, flags, found, thread, data[16:], ()
 
     @property
     def ready(self) -> Deque[Frame]:
@@ -415,7 +423,7 @@ class FrameDecoder:
             if end < stop:
                 break
             body = data[start:stop]
-            if not mac.verify(number, data[position : position + 4] + body, data[position + 4 : start]):
+            if not mac.verify(number, body, data[position + 4 : start]):
                 raise RemoteProtocolError("a record does not verify")
             number += 1
             parsed, incoming = self._parse(body, 0, size, frames)

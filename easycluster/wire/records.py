@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Iterable, Union
+from typing import Union
 
 __all__ = ["TAG_SIZE", "Mac"]
 
@@ -49,16 +49,6 @@ class Mac:
         inner = self._inner.copy()
         inner.update(number.to_bytes(8, "big"))
         inner.update(data)
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        return outer.digest()
-
-    def tag_parts(self, number: int, parts: Iterable[Buffer]) -> bytes:
-        """Return the tag of the joined ``parts`` without joining them."""
-        inner = self._inner.copy()
-        inner.update(number.to_bytes(8, "big"))
-        for part in parts:
-            inner.update(part)
         outer = self._outer.copy()
         outer.update(inner.digest())
         return outer.digest()

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 __all__ = ["GlobalProxy"]
 
 
+_CALL = Op.CALL
+
+
 class GlobalProxy:
     """A name on the far side: call it, read or set its ``value``, or go on with a dot.
 
@@ -22,15 +25,16 @@ class GlobalProxy:
     __slots__ = ("_client", "_name")
 
     def __init__(self, client: BaseClient, name: str) -> None:
-        object.__setattr__(self, "_client", client)
-        object.__setattr__(self, "_name", name)
+        # Past our own __setattr__, and in half the time of object's.
+        _set_client(self, client)
+        _set_name(self, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what the name stands for."""
         if kwargs:
             keywords = take_keywords(kwargs)
-            return self._client._request((Op.CALL, self._name, args, kwargs), *keywords)
-        return self._client._request((Op.CALL, self._name, args, kwargs))
+            return self._client._request((_CALL, self._name, args, kwargs), *keywords)
+        return self._client._request_now((_CALL, self._name, args, kwargs))
 
     def __getattr__(self, name: str) -> Any:
         # Not a property: an AttributeError out of one would bring Python here for another try.
@@ -50,3 +54,7 @@ class GlobalProxy:
 
     def __repr__(self) -> str:
         return f"<far-side name {self._name} on {self._client.peername}>"
+
+
+_set_client = GlobalProxy.__dict__["_client"].__set__
+_set_name = GlobalProxy.__dict__["_name"].__set__

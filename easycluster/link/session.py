@@ -143,6 +143,7 @@ class Session:
         self._activity = 0
         self._watcher: Optional[_Watcher] = None
         self.compress = False
+        self._dropped = values.proxies.dropped
 
     def load(self, message: Frame) -> Any:
         """Return the value a frame carries."""
@@ -241,7 +242,9 @@ class Session:
             exc.easycluster_request = request  # type: ignore[attr-defined]  # so that the caller can cancel it
             raise
         finally:
-            self._leave_role()
+            reading.release()
+            if self._sleepers:
+                self._wake_one()
 
     def _read_mine(self, request: int) -> Optional[Frame]:
         """Read once; return the frame if it is the expected one and nothing else came.
@@ -299,7 +302,7 @@ class Session:
             flags, body = compress(flags, body)
         small = not buffers and len(body) <= MAX_INLINE
         with writing:
-            if self.values.proxies.dropped:
+            if self._dropped:
                 self._queue_releases()
             queue = self._outgoing
             number = queue[-1][2] if queue else self._number
@@ -581,11 +584,12 @@ class Session:
                 return
             self.ended = reason if isinstance(reason, OSError) else _link_ended(reason)
         self._wake_all()
+        # Before the watcher leaves, which handles completions.
+        self.on_ended()
         if self._watcher is not None:
             self._watcher.stop()
         self.stream.shutdown()
         self._wake_all()
-        self.on_ended()
 
     def close_stream(self, timeout: float = 1.0) -> None:
         """Give the descriptors back, once no thread reads or writes them any more."""

@@ -254,6 +254,8 @@ class Keeper:
         """Open the socket on which a second connection hands over its pipes."""
         self._directory = tempfile.mkdtemp(prefix="ec-")
         self._path = os.path.join(self._directory, "s")
+        # It outlives a keeper that is killed, and removes this then.
+        send_packet(self._template, {"kind": "directory", "path": self._directory})
         listener = self._listener = socket.socket(socket.AF_UNIX)
         listener.bind(self._path)
         listener.listen(8)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -44,6 +45,8 @@ class _Template:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._workers: Set[int] = set()
+        # Of the keeper; removed here too, in case it was killed.
+        self._directory = ""
         self._wake_receive, self._wake_send = os.pipe()
         for fd in (self._wake_receive, self._wake_send):
             os.set_blocking(fd, False)
@@ -80,6 +83,8 @@ class _Template:
             for fd in fds:
                 os.close(fd)
             send_packet(self._sock, {"kind": "forked", "pid": pid})
+        elif packet["kind"] == "directory":
+            self._directory = packet["path"]
         elif packet["kind"] == "kill":
             if packet["pid"] in self._workers:
                 _kill_group(packet["pid"])
@@ -134,6 +139,8 @@ class _Template:
             _kill_group(pid)
         self._workers.clear()
         self._kill_strays()
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _become_worker(template: _Template, packet: Dict[str, Any], fds: List[int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -50,7 +51,9 @@ class GatewayCarrier:
         """Start the far side's Python and its keeper."""
         gateway = self._gateway = open_gateway(self._target, timeout=timeout)
         control.use(_Port(gateway))
-        gateway.start(bundle_source(), control.enqueue, control.enqueue_end, timeout=timeout)
+        # Compiling the bundle over there takes longer than sending it compiled.
+        bundle = bundle_source(with_code=gateway.python_version[:2] == sys.version_info[:2])
+        gateway.start(bundle, control.enqueue, control.enqueue_end, timeout=timeout)
 
     def open_data(self, control: Control, marker: bytes, timeout: float) -> DataLink:
         """Hand pipes to the worker; over ssh by a second session, else inside the control link."""

@@ -55,9 +55,12 @@ def ec_host(request: pytest.FixtureRequest) -> Host:
     from pytest_easycluster.markers import NoHosts
 
     lab = need_lab(request.config)
-    if isinstance(request.param, NoHosts):
-        fail(request.param.message)
-    return noted(request, connect(lab, lab.only(request.param)))[0]
+    name = getattr(request, "param", None)
+    if name is None:
+        fail("ec_host is only there for tests marked ec_each")
+    if isinstance(name, NoHosts):
+        fail(name.message)
+    return noted(request, connect(lab, lab.only(name)))[0]
 
 
 @pytest.fixture(scope=scope_of)

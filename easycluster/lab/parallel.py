@@ -13,7 +13,6 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -32,27 +31,29 @@ class HostErrors(ExceptionGroup[Exception]):  # type: ignore[misc, unused-ignore
     by_host: dict[str, Exception]
     succeeded: dict[str, Any]
 
-    def __new__(cls, what: str, by_host: Mapping[str, Exception], succeeded: Mapping[str, Any] | None = None) -> Self:
+    @classmethod
+    def collect(
+        cls, what: str, by_host: Mapping[str, Exception], succeeded: Mapping[str, Any] | None = None
+    ) -> HostErrors:
         """Make the group; its message has every host, those with the same error together."""
-        succeeded = dict(succeeded or {})
-        total = len(by_host) + len(succeeded)
+        results = dict(succeeded or {})
         folded: dict[str, list[str]] = {}
         for name, exc in by_host.items():
             # A message often begins with the host; without it, equal faults of many hosts are one line.
             words = str(exc).removeprefix(f"{name}: ")
             folded.setdefault(f"{type(exc).__name__}: {words}", []).append(name)
         lines = [f"{', '.join(names)}: {text}" for text, names in folded.items()]
-        message = "\n".join([f"{what} failed on {len(by_host)} of {total} hosts", *lines])
-        group: HostErrors = super().__new__(cls, message, list(by_host.values()))
-        group.by_host, group.succeeded = dict(by_host), succeeded
+        head = f"{what} failed on {len(by_host)} of {len(by_host) + len(results)} hosts"
+        group = cls("\n".join([head, *lines]), list(by_host.values()))
+        group.by_host, group.succeeded = dict(by_host), results
         return group
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)
-
-    def derive(self, excs: Sequence[Exception]) -> ExceptionGroup[Exception]:
-        """A part of the group, for ``except*`` and ``split``."""
-        return ExceptionGroup(self.message, excs)
+    def derive(self, excs: Sequence[Exception]) -> HostErrors:
+        """The part of the group with these errors, for ``except*`` and ``split``."""
+        group = type(self)(self.message, excs)
+        group.by_host = {name: exc for name, exc in self.by_host.items() if exc in excs}
+        group.succeeded = self.succeeded
+        return group
 
 
 def on_each(hosts: Mapping[str, Callable[[], T]], what: str) -> dict[str, T]:
@@ -68,7 +69,7 @@ def on_each(hosts: Mapping[str, Callable[[], T]], what: str) -> dict[str, T]:
     if len(hosts) == 1 and errors:
         raise next(iter(errors.values()))
     if errors:
-        raise HostErrors(what, errors, results)
+        raise HostErrors.collect(what, errors, results)
     return results
 
 

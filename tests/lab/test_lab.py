@@ -279,6 +279,14 @@ def test_equal_failures_of_many_hosts_are_one_line(fake_lab, dialer):
     assert caught.value.message == "connecting failed on 2 of 3 hosts\ngpu01, gpu02: ConnectError: no answer"
 
 
+def test_a_part_of_host_errors_has_the_hosts_of_that_part():
+    errors = HostErrors.collect("f", {"a": ValueError("x"), "b": OSError("y")}, {"c": 1})
+
+    part, rest = errors.split(ValueError)
+
+    assert (list(part.by_host), list(rest.by_host), part.succeeded) == (["a"], ["b"], {"c": 1})
+
+
 def test_a_lost_connection_is_replaced_for_the_next_lease_only(fake_lab, dialer):
     fake_lab.lease("san")
     lost = dialer.clients[0]

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import tempfile
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from easycluster.far.services import NewFile
 from easycluster.link.operations import Op
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def run(
     *,
     timeout: float | None = None,
     check: bool = False,
-    input: str | bytes | None = None,  # noqa: A002 - the word of subprocess.run
+    input: str | bytes | None = None,
     cwd: str | None = None,
     env: Mapping[str, str] | None = None,
     live: bool = True,
@@ -58,9 +59,12 @@ def run(
         subprocess.TimeoutExpired: With the output so far.
         subprocess.CalledProcessError: If ``check`` and the exit code is not 0.
         OSError: If it cannot be started, or the session has ended.
+        ValueError: If there is no command.
     """
     data = input.encode() if isinstance(input, str) else input
     words = command if isinstance(command, str) else [os.fspath(word) for word in command]
+    if not words:
+        raise ValueError("no command to run: give a list of words, or a text for the shell")
     operation = (Op.SERVICE, "run", words, data, timeout, cwd, dict(env) if env is not None else None, live)
     code, out, err, late = client._request(operation, origexc="quiet")
     stdout, stderr = (out.decode("utf-8", "replace"), err.decode("utf-8", "replace")) if text else (out, err)
@@ -97,25 +101,20 @@ def put(
         status = os.fstat(file.fileno())
         handle = _ask(client, "put_begin", target).wait()
         try:
-            waiting: list[tuple[Any, int]] = []
+            waiting: deque[Any] = deque()
             sent = 0
-            while True:
-                data = file.read(CHUNK)
-                if data:
-                    waiting.append((_ask(client, "put_chunk", handle, data), len(data)))
-                while waiting and (not data or len(waiting) > AHEAD):
-                    response, size = waiting.pop(0)
-                    response.wait()
-                    sent += size
-                    if progress is not None:
-                        progress(sent, status.st_size)
-                if not data:
-                    break
+            while data := file.read(CHUNK):
+                waiting.append(_ask(client, "put_chunk", handle, data))
+                if len(waiting) > AHEAD:
+                    sent += waiting.popleft().wait()
+                    _tell(progress, sent, status.st_size)
+            for response in waiting:
+                sent += response.wait()
+                _tell(progress, sent, status.st_size)
+            _ask(client, "put_end", handle, (status.st_mode & 0o7777) if mode is None else mode, True).wait()
         except BaseException:
-            with contextlib.suppress(OSError):
-                _ask(client, "put_end", handle, 0, False).wait()
+            _forget(client, "put_end", handle, 0, False)
             raise
-        _ask(client, "put_end", handle, (status.st_mode & 0o7777) if mode is None else mode, True).wait()
 
 
 def get(
@@ -140,32 +139,35 @@ def get(
     Raises:
         OSError: If a file cannot be read or written, shrank meanwhile, or the session has ended.
     """
-    size, far_mode = _ask(client, "get_begin", source).wait()
     path = Path(target)
     if path.is_dir():
         path /= os.path.basename(source)
-    fd, partial = tempfile.mkstemp(prefix=".ec-", dir=path.parent)
+    handle, size, far_mode = _ask(client, "get_begin", source).wait()
     try:
-        with os.fdopen(fd, "wb", buffering=0) as file:
-            waiting = [_ask(client, "get_chunk", source, at * CHUNK, CHUNK) for at in range(AHEAD)]
+        with contextlib.closing(NewFile(path)) as file:
+            waiting = deque(_ask(client, "get_chunk", handle, at * CHUNK, CHUNK) for at in range(AHEAD))
             asked, received = AHEAD, 0
-            while data := waiting.pop(0).wait():
-                file.write(data)
-                received += len(data)
-                waiting.append(_ask(client, "get_chunk", source, asked * CHUNK, CHUNK))
+            while data := waiting.popleft().wait():
+                received += file.write(data)
+                waiting.append(_ask(client, "get_chunk", handle, asked * CHUNK, CHUNK))
                 asked += 1
-                if progress is not None:
-                    progress(received, max(size, received))
-            for response in waiting:
-                response.wait()
+                _tell(progress, received, max(size, received))
             if received < size:
                 raise OSError(f"{source} on {client.peername} shrank from {size} to {received} bytes while it was read")
-            os.fchmod(file.fileno(), far_mode if mode is None else mode)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
-        raise
+            file.keep(far_mode if mode is None else mode)
+    finally:
+        _forget(client, "get_end", handle)
+
+
+def _tell(progress: Callable[[int, int], None] | None, done: int, size: int) -> None:
+    if progress is not None:
+        progress(done, size)
+
+
+def _forget(client: BaseClient, service: str, *args: Any) -> None:
+    """Have the far side give something back, without waiting: no deadline or lost link gets in the way."""
+    with contextlib.suppress(OSError):
+        _ask(client, service, *args)
 
 
 def _ask(client: BaseClient, service: str, *args: Any) -> Any:

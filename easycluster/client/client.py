@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import contextvars
 import os
@@ -92,6 +93,7 @@ class BaseClient:
         self._ended_error: SessionError | None = None
         self._respawn_due = False
         self._partial = ["", ""]
+        self._decoders = _decoders()
         self._output_lock = threading.Lock()
         self.on_output: Callable[[str, str], None] = self._print_output
         _live.add(self)
@@ -164,6 +166,7 @@ class BaseClient:
         session.notify_completed = self._notify
         self._sent_blocks = {}
         self._thread_numbers = {0: 0, SINGLE: SINGLE_THREAD}
+        self._decoders = _decoders()
         self._respawn_due = False
 
     def _after_connect(self) -> None:
@@ -240,6 +243,7 @@ class BaseClient:
         self._respawn_due = False
         endpoint.close(message)
         self._run_completions(fail_rest=True)
+        self._print_unfinished_lines()
         if self._notifier is not None:
             self._notifier.close()
             self._notifier = None
@@ -811,7 +815,10 @@ class BaseClient:
     def _take_output(self, stream: int, data: bytes) -> None:
         """Decode output of the far side; in the monitor's thread."""
         try:
-            self.on_output("stdout" if stream == 1 else "stderr", data.decode("utf-8", "backslashreplace"))
+            # Incremental: a piece of output may end inside a character.
+            text = self._decoders[stream].decode(data)
+            if text:
+                self.on_output("stdout" if stream == 1 else "stderr", text)
         except Exception:  # noqa: BLE001 - the receiver failed; the session goes on
             import traceback
 
@@ -828,10 +835,21 @@ class BaseClient:
                 target.write("".join(f"[{self._peername}] {line}\n" for line in lines))
                 target.flush()
 
+    def _print_unfinished_lines(self) -> None:
+        """Print what the far side wrote without a newline behind it; nothing follows any more."""
+        for stream, rest in zip(("stdout", "stderr"), self._partial, strict=True):
+            if rest:
+                self._print_output(stream, "\n")
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return GlobalProxy(self, name)
+
+
+def _decoders() -> dict[int, codecs.IncrementalDecoder]:
+    make = codecs.getincrementaldecoder("utf-8")
+    return {1: make("backslashreplace"), 2: make("backslashreplace")}
 
 
 class _Notifier:

@@ -180,15 +180,15 @@ class Client(BaseClient):
             ask=self._ask,
             compress=self._compress,
         )
-        self._connect_by(lambda _label: GatewayCarrier(target), peername or (host if port is None else f"{host}:{port}"))
+        self._connect_by(
+            lambda _label: GatewayCarrier(target), peername or (host if port is None else f"{host}:{port}")
+        )
 
     def _connect_local(self, python: str | Sequence[str] | None, peername: str) -> None:
         from easycluster.transport.carriers import GatewayCarrier
         from easycluster.transport.gateway import GatewayTarget
 
-        target = GatewayTarget(
-            kind="local", host=self._label or peername, pythons=_candidates(python)
-        )
+        target = GatewayTarget(kind="local", host=self._label or peername, pythons=_candidates(python))
         self._connect_by(lambda _label: GatewayCarrier(target), peername)
 
     def _connect_by(self, make_carrier: Any, peername: str) -> None:
@@ -197,12 +197,8 @@ class Client(BaseClient):
 
         def opener() -> Endpoint:
             carrier: Carrier = make_carrier(label)
-            options = Options(
-                label, self._definition_names, self._compress, self._heartbeat, self._lost_after
-            )
-            endpoint = Endpoint(
-                carrier, options, self, self._take_output, {"fetch_module": self._fetch_module}
-            )
+            options = Options(label, self._definition_names, self._compress, self._heartbeat, self._lost_after)
+            endpoint = Endpoint(carrier, options, self, self._take_output, {"fetch_module": self._fetch_module})
             endpoint.open(self._connect_timeout)
             return endpoint
 

@@ -229,12 +229,13 @@ class CallTimeout(EasyClusterError, TimeoutError):
         worker_replaced: True if the worker had to be killed, so that its globals and objects are gone.
     """
 
-    def __init__(
-        self, host: str, call: str, timeout: float, stack: str = "", worker_replaced: bool = False
-    ) -> None:
+    def __init__(self, host: str, call: str, timeout: float, stack: str = "", worker_replaced: bool = False) -> None:
         text = f"{host}: {call} did not finish within {timeout:g} s"
         if worker_replaced:
-            text += "; it could not be interrupted, so its worker was killed and replaced (far-side globals and objects are gone)"
+            text += (
+                "; it could not be interrupted, so its worker was killed and replaced"
+                " (far-side globals and objects are gone)"
+            )
         if stack.strip():
             text += f"\nit was stuck here on {host}:\n{stack.rstrip()}"
         super().__init__(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import time
 from typing import TYPE_CHECKING, Any
@@ -61,11 +62,9 @@ class ClientGroup:
 
     def _forget(self, fd: int) -> None:
         del self._clients[fd]
-        try:
+        # A closed descriptor has left the selector by itself.
+        with contextlib.suppress(KeyError, ValueError, OSError):
             self._selector.unregister(fd)
-        except (KeyError, ValueError, OSError):
-            # A closed descriptor has left the selector by itself.
-            pass
 
     def read_responses(self, timeout: float | None = None, max: int = -1) -> int:
         """Read responses of all members and run their completion functions.

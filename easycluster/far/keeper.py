@@ -13,7 +13,7 @@ One thread, one loop::
                                   keeper  --packets-->  template      fork, kill
                                          <--packets---                forked, exited
 
-On an execnet gateway the control link is a channel: its callback only puts bytes in a queue.
+What the control link is made of is the business of :mod:`easycluster.far.control`.
 
 This module is shipped to the far side.
 """
@@ -28,18 +28,15 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
-from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from easycluster.errors import ProtocolError
 from easycluster.far.fdpass import recv_packet, send_packet
-from easycluster.far.template import become_subreaper
-from easycluster.wire.frames import CHUNK, FrameDecoder, FrameEncoder, Kind, frame
+from easycluster.far.relay import Relay
+from easycluster.wire.frames import FrameDecoder, FrameEncoder, Kind, frame
 from easycluster.wire.records import Mac
 
-__all__ = ["serve_channel", "serve_listener"]
+__all__ = ["CANCEL_SIGNAL", "DUMP_SIGNAL", "Keeper"]
 
 _monotonic = time.monotonic
 
@@ -71,17 +68,6 @@ class _Worker:
         self.passers: List[socket.socket] = []
 
 
-class _Relay:
-    """Carries a data link over the control link, where nothing better can be had."""
-
-    WINDOW = 1 << 20
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.to_worker: Deque[memoryview] = deque()
-        self.unacknowledged = 0
-
-
 class Keeper:
     """Runs one session.
 
@@ -102,8 +88,8 @@ class Keeper:
         self._worker: Optional[_Worker] = None
         self._waiting_links: List[Tuple[Dict[str, Any], List[int]]] = []
         self._handlers: Dict[int, Callable[[], None]] = {}
-        self._poller = select.poll()
-        self._lease = LEASE
+        self.poller = select.poll()
+        self.lease = LEASE
         self.last_heard = _monotonic()
         self._cancels: Dict[int, float] = {}
         self._kill_at: Optional[float] = None
@@ -112,7 +98,7 @@ class Keeper:
         self._ending = False
         self._directory = ""
         self._listener: Optional[socket.socket] = None
-        self._relay: Optional[_Relay] = None
+        self._relay: Optional[Relay] = None
         self._settings: Dict[str, Any] = {}
         self.watch(template.fileno(), self._template_speaks)
 
@@ -121,12 +107,12 @@ class Keeper:
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Call ``handler`` whenever ``fd`` can be read."""
         self._handlers[fd] = handler
-        self._poller.register(fd, select.POLLIN)
+        self.poller.register(fd, select.POLLIN)
 
     def unwatch(self, fd: int) -> None:
         """Undo :meth:`watch`."""
         if self._handlers.pop(fd, None) is not None:
-            self._poller.unregister(fd)
+            self.poller.unregister(fd)
 
     def use_keys(self, send_key: bytes, receive_key: bytes) -> None:
         """Authenticate the control link's records with these keys from now on."""
@@ -136,7 +122,7 @@ class Keeper:
     def run(self) -> None:
         """Serve until the near side says goodbye, goes silent or goes away."""
         while not self._ending:
-            for fd, _event in self._poller.poll(self._next_timeout() * 1000):
+            for fd, _event in self.poller.poll(self._next_timeout() * 1000):
                 handler = self._handlers.get(fd)
                 if handler is not None:
                     handler()
@@ -144,14 +130,14 @@ class Keeper:
 
     def _next_timeout(self) -> float:
         now = _monotonic()
-        moments = [self.last_heard + self._lease, *self._cancels.values()]
+        moments = [self.last_heard + self.lease, *self._cancels.values()]
         if self._kill_at is not None:
             moments.append(self._kill_at)
         return max(0.0, min(moments) - now) + 0.001
 
     def _look_at_clock(self) -> None:
         now = _monotonic()
-        if now - self.last_heard > self._lease:
+        if now - self.last_heard > self.lease:
             self._ending = True
         if any(moment <= now for moment in self._cancels.values()):
             self._cancels.clear()
@@ -162,7 +148,8 @@ class Keeper:
 
     def end(self) -> None:
         """End everything below this process, say goodbye, give back what is ours."""
-        self._listener = _close(self._listener)
+        if self._listener is not None:
+            self._listener.close()
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
         worker = self._worker
@@ -211,10 +198,10 @@ class Keeper:
         elif kind == Kind.KILL:
             self._ask_for_stacks()
         elif kind == Kind.CREDIT:
-            if thread:
-                self._relay_credit(request)
-            else:
+            if not thread:
                 self._credit(request)
+            elif self._relay is not None:
+                self._relay.acknowledge(request)
         elif kind == Kind.SYNC:
             if self._worker is not None:
                 self._drain_output(self._worker)
@@ -230,7 +217,7 @@ class Keeper:
 
     def _configure(self, settings: Dict[str, Any]) -> None:
         """The near side's first words: how long it may be silent, how links are made."""
-        self._lease = float(settings.get("lease", LEASE))
+        self.lease = float(settings.get("lease", LEASE))
         self._settings = settings
         if settings.get("socket"):
             self._listen()
@@ -239,9 +226,7 @@ class Keeper:
             frame(
                 Kind.HELLO,
                 0,
-                pickle.dumps(
-                    {"keeper": os.getpid(), "path": self._path, "python": tuple(sys.version_info[:3])}, 4
-                ),
+                pickle.dumps({"keeper": os.getpid(), "path": self._path, "python": tuple(sys.version_info[:3])}, 4),
             )
         )
 
@@ -317,7 +302,7 @@ class Keeper:
         worker = self._worker = _Worker(control, out, err, dump)
         self.watch(control.fileno(), lambda: self._worker_speaks(worker))
         for pipe in (out, err):
-            self.watch(pipe, lambda pipe=pipe: self._read_pipe(worker, pipe))  # type: ignore[misc]
+            self.watch(pipe, self._reader(worker, pipe))
         for packet, fds in self._waiting_links:
             self.pass_link(packet, fds)
         self._waiting_links.clear()
@@ -349,10 +334,7 @@ class Keeper:
         self._worker = None
         self._cancels.clear()
         self._kill_at = None
-        if self._relay is not None:
-            self.unwatch(self._relay.sock.fileno())
-            self._relay.sock.close()
-            self._relay = None
+        self._end_relay()
         died = {
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
             "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
@@ -454,6 +436,12 @@ class Keeper:
         self._send(frame(Kind.OUTPUT, stream, data))
         return True
 
+    def _reader(self, worker: _Worker, fd: int) -> Callable[[], None]:
+        def read() -> None:
+            self._read_pipe(worker, fd)
+
+        return read
+
     def _drain_output(self, worker: _Worker) -> None:
         for fd in list(worker.pipes):
             while self._read_pipe(worker, fd):
@@ -468,7 +456,7 @@ class Keeper:
         """Stop reading output until the near side has taken some: the worker then waits in write."""
         for fd in worker.pipes:
             if fd in self._handlers:
-                self._poller.unregister(fd)
+                self.poller.unregister(fd)
                 self._paused.append(fd)
                 self._handlers.pop(fd)
 
@@ -480,7 +468,7 @@ class Keeper:
             if worker is not None:
                 for pipe in paused:
                     if pipe in worker.pipes:
-                        self.watch(pipe, lambda pipe=pipe: self._read_pipe(worker, pipe))  # type: ignore[misc]
+                        self.watch(pipe, self._reader(worker, pipe))
 
     # A data link inside the control link ---------------------------------------------------------
 
@@ -488,221 +476,22 @@ class Keeper:
         relay = self._relay
         if relay is None:
             mine, theirs = socket.socketpair()
-            mine.setblocking(False)
-            relay = self._relay = _Relay(mine)
-            self.watch(mine.fileno(), self._relay_out)
+            relay = self._relay = Relay(mine, self._send, self.poller)
+            self.watch(mine.fileno(), self._relay_ready)
             self.pass_link({"kind": "link", "marker": b""}, [theirs.detach()])
-        if body:
-            relay.to_worker.append(memoryview(body))
-            self._relay_write()
+        relay.take(body)
 
-    def _relay_write(self) -> None:
-        relay = self._relay
-        assert relay is not None
-        taken = 0
-        while relay.to_worker:
-            piece = relay.to_worker[0]
-            try:
-                sent = relay.sock.send(piece)
-            except BlockingIOError:
-                break
-            except OSError:
-                relay.to_worker.clear()
-                break
-            taken += sent
-            if sent == len(piece):
-                relay.to_worker.popleft()
-            else:
-                relay.to_worker[0] = piece[sent:]
-        events = select.POLLIN if relay.unacknowledged < relay.WINDOW else 0
-        self._poller.modify(relay.sock.fileno(), events | (select.POLLOUT if relay.to_worker else 0))
-        if taken:
-            self._send(frame(Kind.CREDIT, taken))
+    def _relay_ready(self) -> None:
+        if self._relay is not None:
+            self._relay.ready()
+            if self._relay.ended:
+                self._end_relay()
 
-    def _relay_out(self) -> None:
-        relay = self._relay
-        assert relay is not None
-        if relay.to_worker:
-            self._relay_write()
-        if relay.unacknowledged >= relay.WINDOW:
-            return
-        try:
-            data = relay.sock.recv(CHUNK // 4)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
+    def _end_relay(self) -> None:
+        relay, self._relay = self._relay, None
+        if relay is not None:
             self.unwatch(relay.sock.fileno())
             relay.sock.close()
-            self._relay = None
-        else:
-            relay.unacknowledged += len(data)
-            if relay.unacknowledged >= relay.WINDOW:
-                self._poller.modify(relay.sock.fileno(), select.POLLOUT if relay.to_worker else 0)
-        self._send(frame(Kind.DATA, 0, data))
-
-    def _relay_credit(self, taken: int) -> None:
-        relay = self._relay
-        if relay is not None:
-            relay.unacknowledged -= taken
-            self._poller.modify(
-                relay.sock.fileno(), select.POLLIN | (select.POLLOUT if relay.to_worker else 0)
-            )
-
-
-def serve_channel(channel: Any, bundle: bytes) -> None:
-    """Be the keeper of an execnet gateway: runs in its main thread until the session ends."""
-    become_subreaper()
-    template, pid = sys.easycluster_template  # type: ignore[attr-defined]  # set by the first stage
-    source = bundle + b"\nfrom easycluster.far.template import serve\nserve(sock)\n"
-    template.sendall(len(source).to_bytes(4, "big") + source)
-    incoming: Deque[Optional[bytes]] = deque()
-    wake_receive, wake_send = os.pipe()
-    for fd in (wake_receive, wake_send):
-        os.set_blocking(fd, False)
-
-    def take(data: Optional[bytes]) -> None:
-        # execnet's receiver thread: only enqueue, never send, never raise.
-        incoming.append(data)
-        try:
-            os.write(wake_send, b"x")
-        except OSError:
-            pass
-
-    keeper = Keeper(channel.send, template, pid)
-
-    def hear() -> None:
-        try:
-            os.read(wake_receive, 4096)
-        except BlockingIOError:
-            pass
-        while incoming:
-            data = incoming.popleft()
-            if data is None:
-                keeper.hang_up()
-            else:
-                keeper.hear(data)
-
-    keeper.watch(wake_receive, hear)
-    channel.setcallback(take, endmarker=None)
-    _start_watchdog(keeper, pid)
-    try:
-        keeper.run()
-    except (OSError, ProtocolError):
-        # The near side is gone, or no longer makes sense.
-        pass
-    finally:
-        keeper.end()
-        os._exit(0)
-
-
-def _start_watchdog(keeper: Keeper, template_pid: int) -> None:
-    """End the session even if the loop hangs in a write to a link that went silent."""
-
-    def watch() -> None:
-        while True:
-            time.sleep(1.0)
-            if _monotonic() - keeper.last_heard > keeper._lease + 2.0:
-                try:
-                    os.kill(template_pid, signal.SIGTERM)
-                finally:
-                    # The template sees its socket close, and ends everything below itself.
-                    os._exit(1)
-
-    threading.Thread(target=watch, name="easycluster-lease", daemon=True).start()
-
-
-def serve_listener(parent: socket.socket, template: socket.socket, template_pid: int) -> None:
-    """Be the keeper of one TCP session; sockets and keys come from the listener over ``parent``."""
-    become_subreaper()
-    for number in (signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    control: List[socket.socket] = []
-    backlog: Deque[memoryview] = deque()
-
-    def send(data: bytes) -> None:
-        backlog.append(memoryview(data))
-        flush()
-
-    def flush() -> None:
-        # Never blocks: a near side that does not read runs out of output credit, and of lease.
-        sock = control[0]
-        while backlog:
-            try:
-                sent = sock.send(backlog[0])
-            except BlockingIOError:
-                keeper._poller.modify(sock.fileno(), select.POLLIN | select.POLLOUT)
-                return
-            if sent == len(backlog[0]):
-                backlog.popleft()
-            else:
-                backlog[0] = backlog[0][sent:]
-        keeper._poller.modify(sock.fileno(), select.POLLIN)
-
-    keeper = _ListenerKeeper(send, template, template_pid)
-    keeper.parent = parent
-
-    def hear() -> None:
-        if backlog:
-            flush()
-        try:
-            data = control[0].recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            keeper.hear(data)
-        else:
-            keeper.hang_up()
-
-    def listener_speaks() -> None:
-        received = recv_packet(parent)
-        if received is None:
-            # The server has stopped: so do its sessions.
-            keeper.hang_up()
-            return
-        packet, fds = received
-        if packet["kind"] == "control":
-            control.append(socket.socket(fileno=fds[0]))
-            control[0].setblocking(False)
-            keeper.use_keys(packet["send"], packet["receive"])
-            keeper.report_calls = bool(packet.get("limits", {}).get("report"))
-            keeper.watch(control[0].fileno(), hear)
-            early = packet.get("early", b"")
-            if early:
-                keeper.hear(early)
-        elif packet["kind"] == "data":
-            keeper.pass_link(dict(packet, kind="link"), fds)
-
-    keeper.watch(parent.fileno(), listener_speaks)
-    try:
-        keeper.run()
-    except (OSError, ProtocolError):
-        pass
-    finally:
-        if control:
-            keeper.end()
-        os._exit(0)
-
-
-class _ListenerKeeper(Keeper):
-    """A keeper that tells the TCP server what is called, if it wants to know."""
-
-    parent: Optional[socket.socket] = None
-
-    def report(self, packet: Dict[str, Any]) -> None:
-        if self.parent is not None:
-            try:
-                send_packet(self.parent, {"kind": "request", "text": packet["text"]})
-            except OSError:
-                self.parent = None
-
-
-def _close(sock: Optional[socket.socket]) -> None:
-    if sock is not None:
-        sock.close()
 
 
 def _shutdown(sock: socket.socket) -> None:

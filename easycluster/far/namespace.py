@@ -11,6 +11,7 @@ import importlib
 import re
 import sys
 import threading
+from importlib.machinery import PathFinder
 from types import CodeType, ModuleType
 from typing import Any, Dict, Iterable, List, NoReturn, Optional, Sequence, Tuple
 
@@ -198,7 +199,7 @@ class Namespace:
                 advice = f"it is defined in {module!r}, not in {self._main!r}"
                 break
         else:
-            if name in sys.modules or name in getattr(sys, "stdlib_module_names", ()):
+            if _is_module(name):
                 advice = f"import it first, there or with import_module({name!r})"
             else:
                 close = _similar(name, [*tb.tb_frame.f_locals, *self._globals, *vars(builtins)])
@@ -310,6 +311,11 @@ def _try_import(name: str) -> Optional[ModuleType]:
         if exc.name != name:
             raise
         return None
+
+
+def _is_module(name: str) -> bool:
+    # Python's own finder only: for an error message nobody asks the controller.
+    return name in sys.modules or PathFinder.find_spec(name) is not None
 
 
 def _missing_name(exc: NameError) -> Optional[str]:

@@ -39,13 +39,13 @@ def redirect(out: int, err: int) -> None:
         os.dup2(source, target)
         if source > 2:
             os.close(source)
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.FileIO(0, closefd=False), encoding="utf-8")
+    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), encoding="utf-8")
     for name, fd in (("stdout", 1), ("stderr", 2)):
         stream = Output(
-            io.BufferedWriter(io.FileIO(fd, "w", closefd=False)),  # type: ignore[type-var]
+            io.BufferedWriter(io.FileIO(fd, "w", closefd=False)),
             encoding="utf-8",
             errors="backslashreplace",
             line_buffering=True,
         )
         setattr(sys, name, stream)
-        setattr(sys, "__%s__" % name, stream)
+        setattr(sys, f"__{name}__", stream)

@@ -5,10 +5,12 @@ This module is shipped to the far side.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Optional, Tuple
 
-from easycluster.far.namespace import Namespace
 from easycluster.objects.exports import ServerObject
+
+if TYPE_CHECKING:
+    from easycluster.far.namespace import Namespace
 
 __all__ = ["Root"]
 

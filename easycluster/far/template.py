@@ -85,9 +85,8 @@ class _Template:
             send_packet(self._sock, {"kind": "forked", "pid": pid})
         elif packet["kind"] == "directory":
             self._directory = packet["path"]
-        elif packet["kind"] == "kill":
-            if packet["pid"] in self._workers:
-                _kill_group(packet["pid"])
+        elif packet["kind"] == "kill" and packet["pid"] in self._workers:
+            _kill_group(packet["pid"])
 
     def _reap(self) -> None:
         """Collect what has ended, and kill what a worker that has ended left behind."""
@@ -181,7 +180,7 @@ def become_subreaper() -> bool:
 def _children() -> List[int]:
     """Return the children of this process, [] where the system does not tell."""
     try:
-        with open("/proc/self/task/%d/children" % os.getpid()) as listing:
+        with open(f"/proc/self/task/{os.getpid()}/children") as listing:
             return [int(pid) for pid in listing.read().split()]
     except (OSError, ValueError):
         return _children_by_status()
@@ -198,7 +197,7 @@ def _children_by_status() -> List[int]:
     for name in names:
         if name.isdigit():
             try:
-                with open("/proc/%s/stat" % name) as stat:
+                with open(f"/proc/{name}/stat") as stat:
                     if int(stat.read().rpartition(")")[2].split()[1]) == me:
                         found.append(int(name))
             except (OSError, ValueError, IndexError):
@@ -252,6 +251,6 @@ def _start_session(fd: int) -> None:
         os.close(fd)
         serve(far)
     far.close()
-    from easycluster.far import keeper
+    from easycluster.far import control
 
-    keeper.serve_listener(socket.socket(fileno=fd), near, pid)
+    control.serve_listener(socket.socket(fileno=fd), near, pid)

@@ -187,7 +187,6 @@ class PeerSession(Session):
                 self.finish(request)
                 kind = Kind.REPLY
                 reply, out = self.values.dumps(value, "result")
-                del value
             except BaseException as exc:  # noqa: BLE001 - whatever it is, the caller gets it
                 self.finish(request)
                 kind = Kind.RAISE
@@ -201,7 +200,7 @@ class PeerSession(Session):
         flags, mark = self.mark()
         self.send(kind, request, reply, out, mark, flags)
         # Not earlier: with the value may go the last proxy for an object that the answer brings back.
-        value = None
+        del value
 
     def release(self, body: bytes) -> None:
         """Give up exported objects that the peer has no proxies for any more."""

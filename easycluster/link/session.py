@@ -20,10 +20,9 @@ import threading
 import time
 from _thread import allocate_lock, get_ident
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
 from easycluster.errors import LocalProtocolError, ProtocolError
-from easycluster.stream import ByteStream
 from easycluster.wire.frames import (
     COMPRESSED,
     HEADER,
@@ -43,6 +42,9 @@ from easycluster.wire.records import Mac
 RELEASES_AT_ONCE = 4096
 # Bytes from which a body is worth compressing, on a link that compresses.
 COMPRESS_FROM = 512
+
+if TYPE_CHECKING:
+    from easycluster.stream import ByteStream
 
 __all__ = ["Expired", "Pending", "Session", "Waiter"]
 
@@ -307,9 +309,7 @@ class Session:
             queue = self._outgoing
             number = queue[-1][2] if queue else self._number
             if small:
-                number, data = self._encoder.encode(
-                    number, _pack(len(body), kind, flags, 0, request, thread) + body
-                )
+                number, data = self._encoder.encode(number, _pack(len(body), kind, flags, 0, request, thread) + body)
                 counts: List[int] = []
                 queue.append((data, counts, number))
                 if len(queue) == 1:
@@ -338,9 +338,7 @@ class Session:
         dropped = self.values.proxies.take_dropped()
         for start in range(0, len(dropped), RELEASES_AT_ONCE):
             body = b"".join(b"%d %d " % pair for pair in dropped[start : start + RELEASES_AT_ONCE])
-            number, data = self._encoder.encode(
-                queue[-1][2] if queue else self._number, frame(Kind.RELEASE, 0, body)
-            )
+            number, data = self._encoder.encode(queue[-1][2] if queue else self._number, frame(Kind.RELEASE, 0, body))
             queue.append((data, [], number))
 
     def flush_releases(self) -> None:
@@ -725,6 +723,7 @@ def _release(lock: Optional[Any]) -> None:
 
 
 def _link_ended(reason: BaseException) -> OSError:
+    error: OSError
     if isinstance(reason, ProtocolError):
         error = ConnectionAbortedError(f"the link was given up: {reason}")
     elif isinstance(reason, LocalProtocolError):

@@ -42,7 +42,9 @@ class Stream:
         """Return the descriptor that becomes writable when the peer takes bytes."""
         return self._write_fd
 
-    def wait(self, *, write: bool, timeout: Optional[float], read: bool = True, wake_fd: int = -1) -> Tuple[bool, bool, bool]:
+    def wait(
+        self, *, write: bool, timeout: Optional[float], read: bool = True, wake_fd: int = -1
+    ) -> Tuple[bool, bool, bool]:
         """Wait until the stream can be read or written, or ``wake_fd`` be read.
 
         Args:
@@ -186,7 +188,7 @@ def stream_from_fds(read_fd: int, write_fd: int) -> Union[PipeStream, SocketStre
 if hasattr(select, "poll"):
     _POLLIN, _POLLOUT = select.POLLIN, select.POLLOUT
 
-    def _poll(masks: "dict[int, int]", timeout: Optional[float]) -> "dict[int, int]":
+    def _poll(masks: dict[int, int], timeout: Optional[float]) -> dict[int, int]:
         poller = select.poll()
         for fd, mask in masks.items():
             poller.register(fd, mask)
@@ -196,7 +198,7 @@ if hasattr(select, "poll"):
 else:
     _POLLIN, _POLLOUT = 1, 4
 
-    def _poll(masks: "dict[int, int]", timeout: Optional[float]) -> "dict[int, int]":
+    def _poll(masks: dict[int, int], timeout: Optional[float]) -> dict[int, int]:
         reading = [fd for fd, mask in masks.items() if mask & _POLLIN]
         writing = [fd for fd, mask in masks.items() if mask & _POLLOUT]
         read, write, _ = select.select(reading, writing, [], timeout)

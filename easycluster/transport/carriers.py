@@ -58,7 +58,8 @@ class GatewayCarrier:
     def open_data(self, control: Control, marker: bytes, timeout: float) -> DataLink:
         """Hand pipes to the worker; over ssh by a second session, else inside the control link."""
         gateway = self._gateway
-        assert gateway is not None and control.hello is not None  # open_control came first
+        assert gateway is not None  # open_control came first
+        assert control.hello is not None  # the endpoint has waited for it
         if self._use_pipes:
             try:
                 pipes = gateway.open_data(

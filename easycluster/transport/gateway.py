@@ -45,7 +45,7 @@ __all__ = ["Gateway", "GatewayTarget", "open_gateway"]
 KEEPER = """\
 code = channel.receive()
 exec(compile(code, "<easycluster bundle>", "exec"), {"__name__": "easycluster_bundle"})
-from easycluster.far.keeper import serve_channel
+from easycluster.far.control import serve_channel
 serve_channel(channel, code)
 """
 
@@ -314,7 +314,7 @@ class Gateway:
         """Run the keeper over there.
 
         Args:
-            bundle: Python source that makes ``easycluster.far.keeper`` importable.
+            bundle: Python source that makes ``easycluster.far.control`` importable.
             on_data: Gets what the keeper sends, in execnet's receiver thread: it must only enqueue.
             on_close: Gets the reason, once, when the stream has ended for any other reason than :meth:`close`; in a
                 thread of its own.

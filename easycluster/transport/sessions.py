@@ -87,7 +87,10 @@ class SessionSpawner:
                 start_new_session=True,
                 cwd="/",
             )
-        source = bundle_source(with_code=True) + b"\nfrom easycluster.far.template import fork_sessions\nfork_sessions(sock)\n"
+        source = (
+            bundle_source(with_code=True)
+            + b"\nfrom easycluster.far.template import fork_sessions\nfork_sessions(sock)\n"
+        )
         near.sendall(len(source).to_bytes(4, "big") + source)
         self._sock = near
         return near

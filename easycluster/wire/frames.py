@@ -7,7 +7,8 @@ A frame is a 16-byte header and a body, all numbers big-endian::
     0x05   B   1   flags: LARGE | NESTED | MARKED | COMPRESSED
     0x06   H   2   0
     0x08   I   4   id of the request this belongs to; 0 if none
-    0x0c   I   4   far-side thread; with NESTED the id of the request it runs inside; with MARKED (replies) the output mark
+    0x0c   I   4   far-side thread; with NESTED the id of the request it runs inside;
+                   in answers with MARKED the output mark
     0x10   -   n   body
 
 With LARGE the body begins with the sizes of buffers that follow the frame as bulk::
@@ -48,7 +49,22 @@ from typing import Deque, Iterator, List, Optional, Sequence, Tuple, Union
 from easycluster.errors import LocalProtocolError, RemoteProtocolError
 from easycluster.wire.records import TAG_SIZE, Mac
 
-__all__ = ["CHUNK", "COMPRESSED", "HEADER", "LARGE", "MARKED", "NESTED", "Frame", "FrameDecoder", "FrameEncoder", "SINGLE_THREAD", "Kind", "compress", "decompress", "frame"]
+__all__ = [
+    "CHUNK",
+    "COMPRESSED",
+    "HEADER",
+    "LARGE",
+    "MARKED",
+    "NESTED",
+    "SINGLE_THREAD",
+    "Frame",
+    "FrameDecoder",
+    "FrameEncoder",
+    "Kind",
+    "compress",
+    "decompress",
+    "frame",
+]
 
 HEADER = struct.Struct(">IBBHII")
 _LENGTH = struct.Struct(">I")
@@ -184,7 +200,7 @@ class FrameEncoder:
         if not views or len(views) > MAX_BUFFERS:
             raise LocalProtocolError(f"a frame carries 1 to {MAX_BUFFERS} buffers, not {len(views)}")
         count = len(views)
-        sizes = struct.pack(">H%dQ" % count, count, *[view.nbytes for view in views])
+        sizes = struct.pack(f">H{count}Q", count, *[view.nbytes for view in views])
         number, data = self.encode(
             number, _pack(len(sizes) + len(body), kind, flags | LARGE, 0, request, thread) + sizes + body
         )
@@ -434,9 +450,7 @@ class FrameDecoder:
             frames = [*ready, *frames]
         self._state = (data[position:] if position < end else b"", number, incoming, deque(frames), [])
 
-    def _parse(
-        self, data: bytes, position: int, end: int, frames: List[Frame]
-    ) -> Tuple[int, Optional[_Incoming]]:
+    def _parse(self, data: bytes, position: int, end: int, frames: List[Frame]) -> Tuple[int, Optional[_Incoming]]:
         """Append the frames in ``data[position:end]``; stop behind a LARGE one."""
         while end - position >= 16:
             size, kind, flags, _zero, request, thread = _unpack_from(data, position)
@@ -458,7 +472,7 @@ class FrameDecoder:
         start = 2 + 8 * count
         if not 0 < count <= MAX_BUFFERS or len(body) < start:
             raise RemoteProtocolError(f"a frame cannot announce {count} buffers in {len(body)} bytes")
-        sizes = struct.unpack_from(">%dQ" % count, body, 2)
+        sizes = struct.unpack_from(f">{count}Q", body, 2)
         total = sum(sizes)
         if total > self.max_frame:
             raise RemoteProtocolError(f"a frame of {total} bytes is above the limit of {self.max_frame}")

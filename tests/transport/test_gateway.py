@@ -94,7 +94,7 @@ def listen(channel, marker):
     threading.Thread(target=serve, daemon=True).start()
     channel.send(path.encode())
 
-for name, names in {"easycluster": {}, "easycluster.far": {}, "easycluster.far.keeper": globals()}.items():
+for name, names in {"easycluster": {}, "easycluster.far": {}, "easycluster.far.control": globals()}.items():
     module = sys.modules[name] = types.ModuleType(name)
     module.__path__ = []
     module.__dict__.update({key: value for key, value in names.items() if callable(value)})

@@ -1,0 +1,178 @@
+"""What a keeper's control link is made of: an execnet channel, or a TCP connection.
+
+On a gateway the channel's callback runs in execnet's own thread and only puts bytes in a queue; a
+watchdog ends the session if the keeper hangs in a write to a link that went silent.  On TCP nothing
+blocks.
+
+This module is shipped to the far side.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any, Deque, Dict, List, Optional
+
+from easycluster.errors import ProtocolError
+from easycluster.far.fdpass import recv_packet, send_packet
+from easycluster.far.keeper import Keeper
+from easycluster.far.template import become_subreaper
+
+__all__ = ["serve_channel", "serve_listener"]
+
+_monotonic = time.monotonic
+
+
+def serve_channel(channel: Any, bundle: bytes) -> None:
+    """Be the keeper of an execnet gateway: runs in its main thread until the session ends."""
+    become_subreaper()
+    template, pid = sys.easycluster_template  # type: ignore[attr-defined]  # set by the first stage
+    source = bundle + b"\nfrom easycluster.far.template import serve\nserve(sock)\n"
+    template.sendall(len(source).to_bytes(4, "big") + source)
+    incoming: Deque[Optional[bytes]] = deque()
+    wake_receive, wake_send = os.pipe()
+    for fd in (wake_receive, wake_send):
+        os.set_blocking(fd, False)
+
+    def take(data: Optional[bytes]) -> None:
+        # execnet's receiver thread: only enqueue, never send, never raise.
+        incoming.append(data)
+        try:
+            os.write(wake_send, b"x")
+        except OSError:
+            pass
+
+    keeper = Keeper(channel.send, template, pid)
+
+    def hear() -> None:
+        try:
+            os.read(wake_receive, 4096)
+        except BlockingIOError:
+            pass
+        while incoming:
+            data = incoming.popleft()
+            if data is None:
+                keeper.hang_up()
+            else:
+                keeper.hear(data)
+
+    keeper.watch(wake_receive, hear)
+    channel.setcallback(take, endmarker=None)
+    _start_watchdog(keeper, pid)
+    try:
+        keeper.run()
+    except (OSError, ProtocolError):
+        # The near side is gone, or no longer makes sense.
+        pass
+    finally:
+        keeper.end()
+        os._exit(0)
+
+
+def _start_watchdog(keeper: Keeper, template_pid: int) -> None:
+    """End the session even if the loop hangs in a write to a link that went silent."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(1.0)
+            if _monotonic() - keeper.last_heard > keeper.lease + 2.0:
+                try:
+                    os.kill(template_pid, signal.SIGTERM)
+                finally:
+                    # The template sees its socket close, and ends everything below itself.
+                    os._exit(1)
+
+    threading.Thread(target=watch, name="easycluster-lease", daemon=True).start()
+
+
+def serve_listener(parent: socket.socket, template: socket.socket, template_pid: int) -> None:
+    """Be the keeper of one TCP session; sockets and keys come from the listener over ``parent``."""
+    become_subreaper()
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    control: List[socket.socket] = []
+    backlog: Deque[memoryview] = deque()
+
+    def send(data: bytes) -> None:
+        backlog.append(memoryview(data))
+        flush()
+
+    def flush() -> None:
+        # Never blocks: a near side that does not read runs out of output credit, and of lease.
+        sock = control[0]
+        while backlog:
+            try:
+                sent = sock.send(backlog[0])
+            except BlockingIOError:
+                keeper.poller.modify(sock.fileno(), select.POLLIN | select.POLLOUT)
+                return
+            if sent == len(backlog[0]):
+                backlog.popleft()
+            else:
+                backlog[0] = backlog[0][sent:]
+        keeper.poller.modify(sock.fileno(), select.POLLIN)
+
+    keeper = _ListenerKeeper(send, template, template_pid)
+    keeper.parent = parent
+
+    def hear() -> None:
+        if backlog:
+            flush()
+        try:
+            data = control[0].recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            keeper.hear(data)
+        else:
+            keeper.hang_up()
+
+    def listener_speaks() -> None:
+        received = recv_packet(parent)
+        if received is None:
+            # The server has stopped: so do its sessions.
+            keeper.hang_up()
+            return
+        packet, fds = received
+        if packet["kind"] == "control":
+            control.append(socket.socket(fileno=fds[0]))
+            control[0].setblocking(False)
+            keeper.use_keys(packet["send"], packet["receive"])
+            keeper.report_calls = bool(packet.get("limits", {}).get("report"))
+            keeper.watch(control[0].fileno(), hear)
+            early = packet.get("early", b"")
+            if early:
+                keeper.hear(early)
+        elif packet["kind"] == "data":
+            keeper.pass_link(dict(packet, kind="link"), fds)
+
+    keeper.watch(parent.fileno(), listener_speaks)
+    try:
+        keeper.run()
+    except (OSError, ProtocolError):
+        pass
+    finally:
+        if control:
+            keeper.end()
+        os._exit(0)
+
+
+class _ListenerKeeper(Keeper):
+    """A keeper that tells the TCP server what is called, if it wants to know."""
+
+    parent: Optional[socket.socket] = None
+
+    def report(self, packet: Dict[str, Any]) -> None:
+        if self.parent is not None:
+            try:
+                send_packet(self.parent, {"kind": "request", "text": packet["text"]})
+            except OSError:
+                self.parent = None

@@ -315,7 +315,7 @@ def _try_import(name: str) -> Optional[ModuleType]:
 
 def _is_module(name: str) -> bool:
     # Python's own finder only: for an error message nobody asks the controller.
-    return name in sys.modules or PathFinder.find_spec(name) is not None
+    return name in sys.modules or name in sys.builtin_module_names or PathFinder.find_spec(name) is not None
 
 
 def _missing_name(exc: NameError) -> Optional[str]:

@@ -91,6 +91,7 @@ class Server:
         self._listener: Listener | None = None
         # The thread that runs the loop, and whether it is through.
         self._runner: threading.Thread | None = None
+        self._thread: threading.Thread | None = None  # the runner, if start() made it
         self._ended = threading.Event()
         # Guards what close() and a starting server both touch.
         self._lock = threading.Lock()
@@ -151,7 +152,7 @@ class Server:
     def start(self) -> None:
         """Let clients in, in a thread of the server's own, until ``close``."""
         listener = self._open()
-        self._runner = threading.Thread(
+        self._thread = self._runner = threading.Thread(
             target=self._run, args=(listener,), name=f"easycluster server {self.where}", daemon=True
         )
         self._runner.start()
@@ -183,6 +184,8 @@ class Server:
                 self._listener.close()
         elif self._runner is not threading.current_thread():
             self._ended.wait()
+            if self._thread is not None:
+                self._thread.join()
         for sock in self._sockets:
             sock.close()
         if self._spawner is not None:

@@ -296,6 +296,7 @@ class Endpoint:
         if session is not None:
             session.values.proxies.detach_all(reason)
             session.end(ConnectionResetError(reason))
+            session.values.exports.clear()
 
     def _close_data(self) -> None:
         """Give the data link back, once the worker is gone and no thread reads it any more."""

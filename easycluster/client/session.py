@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from _thread import get_ident
 from typing import TYPE_CHECKING, Any
 
 from easycluster.link.operations import Op, PeerSession
@@ -33,6 +34,8 @@ class NearSession(PeerSession):
         self.hello = Waiter()
         self.notify_completed: Callable[[], None] | None = None
         self._callbacks = Waiter()
+        # What ended a callback and is no Exception, by thread.
+        self._exits: dict[int, BaseException] = {}
         self._callback_thread: threading.Thread | None = None
 
     def operations(self) -> dict[int, Callable[..., Any]]:
@@ -62,7 +65,29 @@ class NearSession(PeerSession):
     def _run_callbacks(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                self.answer(self.wait_handed(self._callbacks))
+                message = self.wait_handed(self._callbacks)
+                # What ended the callback has no meaning here but for the far side, which has been told.
+                with contextlib.suppress(BaseException):
+                    self.answer(message)
+
+    def answer(self, message: Frame) -> None:
+        """Carry out a request and send its answer.
+
+        Raises:
+            BaseException: What ended the callback without being an Exception: Ctrl-C, ``pytest.fail``.
+                The far side has been told, too.
+        """
+        super().answer(message)
+        if self._exits:
+            exit_ = self._exits.pop(get_ident(), None)
+            if exit_ is not None:
+                raise exit_
+
+    def dump_failure(self, exc: BaseException) -> tuple[bytes, list[memoryview]]:
+        """Return an exception as plain pickled values, and keep it if it is for this side, too."""
+        if not isinstance(exc, Exception):
+            self._exits[get_ident()] = exc
+        return super().dump_failure(exc)
 
     def completed(self) -> None:
         """Tell whoever handles completions."""

@@ -120,6 +120,19 @@ class WorkerSession(PeerSession):
         if worker.cancelled and request in worker.cancelled:
             worker.cancel_ended(request)
 
+    def answer_here(self, message: Frame) -> None:
+        """Answer in a thread that waits for the near side, perhaps one that user code has started."""
+        threads, ident = self.worker.threads_by_ident, get_ident()
+        if ident in threads:
+            self.answer(message)
+            return
+        thread = threads[ident] = _Thread(SINGLE_THREAD)
+        thread.ident = ident
+        try:
+            self.answer(message)
+        finally:
+            del threads[ident]
+
     def mark(self) -> Any:
         """Let the keeper say when it has read what was printed until now."""
         if not output.Output.dirty:
@@ -434,7 +447,7 @@ class _CloudpickleFinder(ControllerFinder):
         return super().find_spec(name, path, target)
 
 
-def ask(session: PeerSession, operation: Any) -> Any:
+def ask(session: WorkerSession, operation: Any) -> Any:
     """Send the peer a request from this thread and wait for its answer; run what it asks meanwhile."""
     from easycluster.wire import failures
 
@@ -443,7 +456,7 @@ def ask(session: PeerSession, operation: Any) -> Any:
         while True:
             message = session.wait_item(pending)
             if message[0] == Kind.CALL:
-                session.answer(message)
+                session.answer_here(message)
             else:
                 break
     finally:

@@ -6,16 +6,13 @@ import codecs
 import contextlib
 import contextvars
 import os
-import select
-import socket
 import sys
 import threading
 import time
 import weakref
-from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from easycluster.client.endpoint import Endpoint
+from easycluster.client.arrivals import Arrivals, Completion, ResponseSlot
 from easycluster.client.globals import GlobalProxy
 from easycluster.client.monitor import close_monitor
 from easycluster.client.response import NonblockingResponse
@@ -23,7 +20,6 @@ from easycluster.errors import (
     CallTimeout,
     ConnectionClosed,
     ForkedClientError,
-    RemoteError,
     RemoteException,
     SessionError,
 )
@@ -36,7 +32,9 @@ from easycluster.wire.frames import MARKED, SINGLE_THREAD, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from easycluster.client.endpoint import Endpoint
     from easycluster.client.session import NearSession
+    from easycluster.wire.frames import Frame
 
 __all__ = ["SINGLE", "BaseClient", "deadline"]
 
@@ -45,6 +43,7 @@ SINGLE = -1
 
 _deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("easycluster_deadline", default=None)
 _monotonic = time.monotonic
+_REPLY = Kind.REPLY
 
 # Seconds that output which belongs before an answer may take.
 OUTPUT_TIME = 2.0
@@ -88,8 +87,7 @@ class BaseClient:
         self._sent_blocks: dict[str, int] = {}
         self._definition_names: tuple[str, ...] = ()
         self._lock = threading.RLock()
-        self._arrived: deque[Pending] = deque()
-        self._notifier: _Notifier | None = None
+        self._arrivals = Arrivals()
         self._ended_error: SessionError | None = None
         self._respawn_due = False
         self._partial = ["", ""]
@@ -163,7 +161,9 @@ class BaseClient:
         self._endpoint = endpoint
         self._session = session = endpoint.session
         assert session is not None  # open() has made it
-        session.notify_completed = self._notify
+        session.completions = self._arrivals.completions
+        session.notify_completed = self._arrivals.arrived
+        self._arrivals.relink(session.stream.fileno())
         self._sent_blocks = {}
         self._thread_numbers = {0: 0, SINGLE: SINGLE_THREAD}
         self._decoders = _decoders()
@@ -242,11 +242,9 @@ class BaseClient:
             return
         self._respawn_due = False
         endpoint.close(message)
-        self._run_completions(fail_rest=True)
+        self._complete_rest()
         self._print_unfinished_lines()
-        if self._notifier is not None:
-            self._notifier.close()
-            self._notifier = None
+        self._arrivals.close()
 
     # Requests --------------------------------------------------------------------------------------
 
@@ -275,21 +273,24 @@ class BaseClient:
         if session is None or session.ended is not None:
             session = self._usable()
         thread = self._thread_number(threadid)
-        if oncomplete is not None:
-            return self._request_with_callback(session, operation, thread, oncomplete, onerror or oncomplete)
-        if nonblocking:
-            pending = session.request(operation, thread, None, False, self._note_arrival, threadid is None)
-            response = NonblockingResponse(self, pending, origexc)
-            pending.on_done = response._arrived
-            return response
         limit = _deadline.get()
-        message = None
+        message: Frame | None = None
+        pending: Pending | None
         try:
+            if oncomplete is not None:
+                done = Completion(self, session, oncomplete, onerror or oncomplete)
+                return session.request(operation, thread, limit, False, done, threadid is None).request
+            if nonblocking:
+                slot = ResponseSlot(session)
+                pending = session.request(operation, thread, limit, False, slot, threadid is None)
+                return NonblockingResponse(self, session, pending, slot, origexc)
             if limit is None and timeout is None and threadid is None:
                 message, pending = session.exchange(operation, thread)
             else:
                 if timeout is not None:
                     limit = _monotonic() + timeout if limit is None else min(limit, _monotonic() + timeout)
+                if limit is not None and limit <= _monotonic():
+                    raise Expired
                 pending = session.request(operation, thread, limit, nested=threadid is None)
         except Expired as exc:
             self._interrupted(exc)
@@ -297,21 +298,47 @@ class BaseClient:
             raise CallTimeout(self._peername, describe_operation(operation), span) from None
         except OSError as exc:
             if exc is session.ended:
-                raise self._explained(Pending(operation, True)) from exc
+                raise self._explained(session, Pending(operation, True)) from exc
             raise
         except BaseException as exc:
             self._interrupted(exc)
             raise
-        if message is not None and not message[1] and message[0] == Kind.REPLY:
-            if session.completions:
-                self._run_completions()
+        return self._finished(session, message, pending, limit, timeout, origexc)
+
+    def _request_now(self, operation: tuple[Any, ...]) -> Any:
+        """As :meth:`_request` without any of its keywords, for the plain call that nothing disturbs."""
+        session = self._session
+        if session is None or session.ended is not None or _deadline.get() is not None:
+            return self._request(operation)
+        try:
+            message, pending = session.exchange(operation, self._thread_number(None))
+        except OSError as exc:
+            if exc is session.ended:
+                raise self._explained(session, Pending(operation, True)) from exc
+            raise
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+        if message is not None and message[0] == _REPLY and not message[1] and not session.completions:
             return session.values.loads(message[4])
+        return self._finished(session, message, pending, None, None, True)
+
+    def _finished(
+        self,
+        session: NearSession,
+        message: Any,
+        pending: Pending | None,
+        limit: float | None,
+        timeout: float | None,
+        origexc: bool | str,
+    ) -> Any:
+        """Wait for the answer if it is not here yet; return its value or raise its error."""
         if pending is None:
             value, error = self._unpacked(session, message)
         else:
             value, error = self._await_until(session, pending, limit, timeout)
-        if self._arrived or session.completions:
-            self._run_completions()
+        if session.completions:
+            self._arrivals.sort()
         if error is None:
             return value
         try:
@@ -326,34 +353,20 @@ class BaseClient:
         if request is not None and self._endpoint is not None:
             self._endpoint.cancel(request)
 
-    def _request_with_callback(
-        self, session: NearSession, operation: tuple[Any, ...], thread: int, oncomplete: Any, onerror: Any
-    ) -> int:
-        def done(pending: Pending) -> None:
-            try:
-                value, error = self._await(pending, None)
-            except (OSError, RemoteError) as exc:
-                value, error = None, RemoteException(exc, [])
-            function = oncomplete if error is None else onerror
-            argument = value if error is None else error
-            if isinstance(function, tuple):
-                function[0](argument, *function[1:])
-            else:
-                function(argument)
-
-        return session.request(operation, thread, None, False, done).request
-
-    def _await(self, pending: Pending, timeout: float | None) -> tuple[Any, RemoteException | None]:
-        """Wait for an answer that was asked for earlier."""
-        session = self._session
-        assert session is not None
+    def _await(
+        self, session: NearSession, pending: Pending, remaining: float | None, timeout: float | None = None
+    ) -> tuple[Any, RemoteException | None]:
+        """Wait for an answer that was asked for earlier, for the ``remaining`` seconds of a timeout."""
         limit = _deadline.get()
-        if timeout is not None:
-            limit = _monotonic() + timeout if limit is None else min(limit, _monotonic() + timeout)
-        result = self._await_until(session, pending, limit, timeout)
-        if self._arrived or session.completions:
-            self._run_completions()
-        return result
+        if remaining is not None:
+            limit = _monotonic() + remaining if limit is None else min(limit, _monotonic() + remaining)
+        return self._await_until(session, pending, limit, timeout)
+
+    def _after_wait(self) -> None:
+        """Call the completion functions whose calls have finished; somebody has waited for a response."""
+        self._arrivals.sort()
+        self._arrivals.run_due()
+        self._arrivals.tell()
 
     def _await_until(
         self, session: NearSession, pending: Pending, limit: float | None, timeout: float | None
@@ -368,11 +381,11 @@ class BaseClient:
             raise self._timed_out(session, pending, timeout) from None
         except OSError as exc:
             if exc is session.ended:
-                raise self._explained(pending) from exc
+                raise self._explained(session, pending) from exc
             raise
         except BaseException:
             session.pending.pop(pending.request, None)
-            self._cancel(pending)
+            self._stop(session, pending)
             raise
         return self._unpacked(session, message)
 
@@ -389,11 +402,12 @@ class BaseClient:
         orig = failures.rebuild(failure, loads=session.values.loads, host=self._peername)
         return RemoteException(orig, failures.text(failure))
 
-    def _explained(self, pending: Pending) -> Exception:
+    def _explained(self, session: NearSession, pending: Pending) -> Exception:
+        """Return why a call of a session that has ended has no answer."""
         endpoint = self._endpoint
         if endpoint is None or isinstance(endpoint, _Forked):
             return self._why_unusable()
-        error = endpoint.explain(pending)
+        error = endpoint.explain(session, pending)
         if not self.connected:
             self._ended_error = error
         return error
@@ -409,12 +423,10 @@ class BaseClient:
 
     # Deadlines -------------------------------------------------------------------------------------
 
-    def _cancel(self, pending: Pending) -> None:
-        """Stop a call on the far side; nobody waits for its answer."""
-        session, endpoint = self._session, self._endpoint
-        if session is not None:
-            session.pending.pop(pending.request, None)
-        if endpoint is not None and not isinstance(endpoint, _Forked) and session is not None and session.ended is None:
+    def _stop(self, session: NearSession, pending: Pending) -> None:
+        """Stop a call on the far side."""
+        endpoint = self._endpoint
+        if endpoint is not None and session is self._session and session.ended is None:
             endpoint.cancel(pending.request)
 
     def _timed_out(self, session: NearSession, pending: Pending, timeout: float | None) -> Exception:
@@ -422,18 +434,18 @@ class BaseClient:
         endpoint = self._endpoint
         assert endpoint is not None
         call = describe_operation(pending.operation)
-        span = timeout if timeout is not None else _monotonic() - pending.started
-        endpoint.cancel(pending.request)
+        span = timeout if timeout is not None else round(_monotonic() - pending.started, 3)
+        self._stop(session, pending)
         try:
-            message = session.wait_item(pending, _monotonic() + endpoint.CANCEL_TIME)
+            message = session.wait_item(pending, _monotonic() + endpoint.cancel_time)
             while message[0] == Kind.CALL:
                 # It asked something of us just before the end; it is told no by its own end.
-                message = session.wait_item(pending, _monotonic() + endpoint.CANCEL_TIME)
+                message = session.wait_item(pending, _monotonic() + endpoint.cancel_time)
         except Expired:
             session.pending.pop(pending.request, None)
             return CallTimeout(self._peername, call, span)
         except OSError:
-            error = endpoint.explain(pending)
+            error = self._explained(session, pending)
             died = endpoint.control.died
             if died is None or not died.killed:
                 return error
@@ -444,42 +456,15 @@ class BaseClient:
         if message[0] == Kind.RAISE:
             with contextlib.suppress(Exception):
                 stack = "".join(failures.text(session.load(message))[1:-1])
+        else:
+            session.late(message)
         return CallTimeout(self._peername, call, span, stack)
 
     # Responses -------------------------------------------------------------------------------------
 
-    def _note_arrival(self, pending: Pending) -> None:
-        """Placeholder until the response object exists."""
-
-    def _notify(self) -> None:
-        """An answer to a nonblocking call is here; called by whoever reads, must not block."""
-        notifier = self._notifier
-        if notifier is not None:
-            notifier.set()
-
-    def _run_completions(self, fail_rest: bool = False) -> int:
-        """Run what waits for answers that are here; return how many there were."""
-        session = self._session
-        if session is None:
-            return 0
-        count = 0
-        while session.completions:
-            try:
-                pending = session.completions.popleft()
-            except IndexError:
-                break
-            count += 1
-            self._complete(pending)
-        if fail_rest:
-            for request in list(session.pending):
-                lost = session.pending.pop(request, None)
-                if lost is not None and lost.on_done is not None and not lost.items:
-                    self._complete(lost)
-        return count
-
-    def _complete(self, pending: Pending) -> None:
-        if pending.on_done is not None:
-            pending.on_done(pending)
+    def _complete_rest(self) -> None:
+        """Tell everybody who still waits in some way that no answer comes any more."""
+        self._after_wait()
 
     def read_response(self, block: bool = True) -> bool:
         """Read one response and run its completion function, if it has one.
@@ -493,19 +478,13 @@ class BaseClient:
         Raises:
             SessionError: If the session has ended.
         """
-        session = self._usable()
-        while True:
-            if session.completions:
-                try:
-                    pending = session.completions.popleft()
-                except IndexError:
-                    continue
-                if not session.completions and self._notifier is not None:
-                    self._notifier.clear()
-                self._complete(pending)
-                return True
-            if not self._read_once(session, block) and not block:
+        while not self._arrivals.take():
+            # What has arrived, or will not arrive any more, comes before the news that the session has ended.
+            if not self._read_once(self._usable(), block) and not block:
+                self._arrivals.tell()
                 return False
+        self._arrivals.tell()
+        return True
 
     def _read_once(self, session: NearSession, block: bool) -> bool:
         """Read what the link has; return whether anything came."""
@@ -527,35 +506,28 @@ class BaseClient:
         Raises:
             SessionError: If not connected.
         """
-        session = self._usable()
-        if self._notifier is None:
-            self._notifier = _Notifier(session.stream.fileno())
-            if session.completions:
-                self._notifier.set()
-        return self._notifier.fileno()
+        return self._arrivals.watch(self._usable().stream.fileno())
 
     def write_fileno(self) -> int:
         """Return the descriptor that requests are written to."""
         return self._usable().stream.write_fileno()
 
-    def _watch(self) -> None:
+    def _watch(self, session: NearSession) -> None:
         """Have responses read although nobody waits: something waits for them in another way."""
-        session = self._session
-        if session is not None:
-            session.start_watcher(self._run_completions_quietly)
-            session.wake_watcher()
-            if session.notify_completed == self._notify:
-                session.notify_completed = self._notify_watcher
+        session.start_watcher(self._sort_quietly)
+        session.notify_completed = self._notify_watcher
+        session.wake_watcher()
 
     def _notify_watcher(self) -> None:
-        self._notify()
+        self._arrivals.arrived()
         if self._session is not None:
             self._session.wake_watcher()
 
-    def _run_completions_quietly(self) -> None:
+    def _sort_quietly(self) -> None:
+        """Hand answers to their responses; in the watcher's thread, which must go on."""
         try:
-            self._run_completions()
-        except Exception:  # noqa: BLE001 - a completion function failed; this thread must go on
+            self._arrivals.sort()
+        except Exception:  # noqa: BLE001 - a function given to add_done_callback() failed
             import traceback
 
             traceback.print_exc()
@@ -842,7 +814,7 @@ class BaseClient:
                 self._print_output(stream, "\n")
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
+        if name[:2] == "__" and name[-2:] == "__":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return GlobalProxy(self, name)
 
@@ -852,43 +824,10 @@ def _decoders() -> dict[int, codecs.IncrementalDecoder]:
     return {1: make("backslashreplace"), 2: make("backslashreplace")}
 
 
-class _Notifier:
-    """A descriptor that is readable while responses are here or bytes are on the way."""
-
-    def __init__(self, link_fd: int) -> None:
-        self._receive, self._send = socket.socketpair()
-        self._receive.setblocking(False)
-        self._send.setblocking(False)
-        self._epoll: Any = None
-        if hasattr(select, "epoll"):
-            self._epoll = select.epoll()
-            self._epoll.register(link_fd, select.EPOLLIN)
-            self._epoll.register(self._receive.fileno(), select.EPOLLIN)
-        self._link_fd = link_fd
-
-    def fileno(self) -> int:
-        return int(self._epoll.fileno()) if self._epoll is not None else self._link_fd
-
-    def set(self) -> None:
-        with contextlib.suppress(OSError):
-            self._send.send(b"r")
-
-    def clear(self) -> None:
-        with contextlib.suppress(OSError):
-            while self._receive.recv(4096):
-                pass
-
-    def close(self) -> None:
-        if self._epoll is not None:
-            self._epoll.close()
-        self._receive.close()
-        self._send.close()
-
-
 class _Forked:
     """Stands in a client for the endpoint that belongs to the parent process."""
 
-    hello: dict[str, Any] = {}
+    hello: ClassVar[dict[str, Any]] = {}
     keeper_lives = False
 
 
@@ -900,14 +839,16 @@ def _after_fork_in_child() -> None:
             client._session = None
             client._endpoint = _Forked()  # type: ignore[assignment]
             client._lock = threading.RLock()
-            client._notifier = None
+            client._arrivals.forget()
     _live.clear()
 
 
 def close_all(timeout: float = 2.0) -> None:
     """Close every connection of this process; run at its end."""
     clients = [client for client in list(_live) if client._endpoint is not None]
-    threads = [threading.Thread(target=client.close, args=("the process is ending",), daemon=True) for client in clients]
+    threads = [
+        threading.Thread(target=client.close, args=("the process is ending",), daemon=True) for client in clients
+    ]
     started = []
     for thread, client in zip(threads, clients, strict=True):
         try:
@@ -924,4 +865,3 @@ def close_all(timeout: float = 2.0) -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import pickle
 import signal
@@ -24,7 +25,6 @@ from easycluster.errors import (
 )
 from easycluster.link.operations import describe_operation
 from easycluster.link.session import Expired, Pending
-from easycluster.link.streams import DataLink
 from easycluster.objects.registry import Exports, Proxies
 from easycluster.version import VERSION
 from easycluster.wire.frames import Kind
@@ -33,12 +33,12 @@ from easycluster.wire.values import PeerInfo, Values, this_python
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from easycluster.link.streams import DataLink
+
 __all__ = ["Carrier", "Endpoint", "Options"]
 
 # Seconds that the control link gets to say why the data link ended.
 EXPLAIN_TIME = 2.0
-# Seconds a cancelled call gets to end by itself before its worker is killed.
-CANCEL_GRACE = 2.0
 
 
 class Carrier(Protocol):
@@ -117,13 +117,16 @@ class Endpoint:
         self._marker = os.urandom(16)
         self._data: DataLink | None = None
         self._closing = threading.Lock()
-        self.control = Control(
-            options.label, on_output, self._control_ended, options.heartbeat, options.lost_after
-        )
+        self.control = Control(options.label, on_output, self._control_ended, options.heartbeat, options.lost_after)
         self.control.on_idle = self._idle
 
-    # Seconds within which a cancelled call has ended, or its worker been killed.
-    CANCEL_TIME = CANCEL_GRACE + 1.5
+    # Seconds a cancelled call gets to end by itself before its worker is killed.
+    cancel_grace = 2.0
+
+    @property
+    def cancel_time(self) -> float:
+        """Seconds within which a cancelled call has ended, or its worker been killed."""
+        return self.cancel_grace + 1.5
 
     # Opening -----------------------------------------------------------------------------------
 
@@ -196,10 +199,10 @@ class Endpoint:
             )
         if exc is not None or control.ended:
             reason = control.ended or str(exc)
-            return ConnectError(f"{self.label}: the session did not come up: {reason}", self.label, self._carrier.words())
-        return ConnectTimeout(
-            f"{self.label}: no session within {timeout:g} s", self.label, self._carrier.words()
-        )
+            return ConnectError(
+                f"{self.label}: the session did not come up: {reason}", self.label, self._carrier.words()
+            )
+        return ConnectTimeout(f"{self.label}: no session within {timeout:g} s", self.label, self._carrier.words())
 
     # A new worker ------------------------------------------------------------------------------
 
@@ -234,11 +237,14 @@ class Endpoint:
 
     # Errors ------------------------------------------------------------------------------------
 
-    def explain(self, pending: Pending) -> SessionError:
-        """Return why a call cannot be answered any more."""
-        call = describe_operation(pending.operation)
-        elapsed = time.monotonic() - pending.started
-        return self.why_ended(call, elapsed)
+    def explain(self, session: NearSession, pending: Pending) -> SessionError:
+        """Return why a call of a session that has ended cannot be answered any more."""
+        if session.why_ended is None:
+            session.why_ended = self.why_ended()
+        error = copy.copy(session.why_ended)
+        error.call = describe_operation(pending.operation)
+        error.elapsed = time.monotonic() - pending.started
+        return error
 
     def why_ended(self, call: str = "", elapsed: float | None = None) -> SessionError:
         """Return why the session cannot be used any more; waits a little for the news."""
@@ -264,9 +270,9 @@ class Endpoint:
 
     # Cancelling --------------------------------------------------------------------------------
 
-    def cancel(self, request: int, grace: float = CANCEL_GRACE) -> None:
-        """Ask the far side to stop a call; after ``grace`` seconds its worker is killed."""
-        self.control.send_quietly(Kind.CANCEL, request, pickle.dumps(grace, 4))
+    def cancel(self, request: int) -> None:
+        """Ask the far side to stop a call; if it does not in time, its worker is killed."""
+        self.control.send_quietly(Kind.CANCEL, request, pickle.dumps(self.cancel_grace, 4))
 
     # The end -----------------------------------------------------------------------------------
 
@@ -294,6 +300,8 @@ class Endpoint:
         """Let nobody use the session any more; the worker sees the end of its link."""
         session = self.session
         if session is not None:
+            if session.why_ended is None and self.control.died is None and not self.control.ended:
+                session.why_ended = ConnectionClosed(self.closed_because or reason, self.label)
             session.values.proxies.detach_all(reason)
             session.end(ConnectionResetError(reason))
             session.values.exports.clear()
@@ -348,5 +356,3 @@ def _how_it_ended(died: Died) -> str:
             name = f"signal {died.signal}"
         return f"was killed by {name}"
     return f"ended with exit code {died.exit_code}"
-
-

@@ -48,9 +48,7 @@ class GlobalProxy:
         if name == "value":
             self._client._request((Op.SET_GLOBAL, self._name, value))
         else:
-            raise AttributeError(
-                f"set {self._name}.{name}.value = ... to change an attribute of a far-side global"
-            )
+            raise AttributeError(f"set {self._name}.{name}.value = ... to change an attribute of a far-side global")
 
     def __repr__(self) -> str:
         return f"<far-side name {self._name} on {self._client.peername}>"

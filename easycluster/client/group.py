@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["ClientGroup", "call_method_multi", "call_multi", "eval_multi", "execblock_multi"]
 
 
+# Seconds between looks at members that have been closed by another thread.
+LOOK_AGAIN = 0.5
+
+
 class ClientGroup:
     """Clients whose responses are read together.
 
@@ -87,10 +91,11 @@ class ClientGroup:
         while count != max:
             if not self._clients:
                 raise ValueError("the group has no clients")
-            remaining = None if end is None else end - time.monotonic()
-            events = self._selector.select(remaining)
-            for key, _mask in events:
-                client = self._clients.get(key.fd)
+            remaining = LOOK_AGAIN if end is None else min(LOOK_AGAIN, end - time.monotonic())
+            readable = [self._clients.get(key.fd) for key, _mask in self._selector.select(remaining)]
+            # A client that was closed has no descriptor to be told by.
+            readable += [client for client in self._clients.values() if not client.connected]
+            for client in readable:
                 while client is not None and count != max and client.read_response(False):
                     count += 1
             if end is not None and time.monotonic() >= end:

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import pickle
+import re
 import select
 import socket
 import threading
@@ -67,7 +68,28 @@ class Died:
         self.exit_code: int | None = info["exit_code"]
         self.killed: bool = info["killed"]
         self.last_output: str = info["last_output"]
-        self.stack: str = info["stack"]
+        self.stack: str = _user_frames(info["stack"])
+
+
+def _user_frames(stacks: str) -> str:
+    """Leave only code that was called in what ``faulthandler`` wrote of all threads."""
+    kept = []
+    for block in stacks.split("\n\n"):
+        head, *frames = block.strip("\n").split("\n")
+        # Most recent first: behind the frame that answers requests there is only what leads to it.
+        answering = [at for at, frame in enumerate(frames) if _ANSWERING.search(frame)]
+        if answering:
+            frames = frames[: answering[0]]
+        elif any(_OURS in frame for frame in frames):
+            continue
+        frames = [frame for frame in frames if _OURS not in frame]
+        if frames:
+            kept.append("\n".join([head, *frames]) + "\n")
+    return "\n".join(kept)
+
+
+_OURS = 'File "<easycluster'
+_ANSWERING = re.compile(r'File "<easycluster>/(far/worker|link/operations)\.py", line \d+ in (perform|answer)$')
 
 
 class Control:

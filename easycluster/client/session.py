@@ -14,6 +14,7 @@ from easycluster.wire.frames import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from easycluster.errors import SessionError
     from easycluster.wire.frames import Frame
 
 __all__ = ["NearSession"]
@@ -32,6 +33,8 @@ class NearSession(PeerSession):
         self._services = services
         super().__init__(*args, **kwargs)
         self.hello = Waiter()
+        # Set by whoever first finds out; calls that are asked about later get the same reason.
+        self.why_ended: SessionError | None = None
         self.notify_completed: Callable[[], None] | None = None
         self._callbacks = Waiter()
         # What ended a callback and is no Exception, by thread.
@@ -88,6 +91,15 @@ class NearSession(PeerSession):
         if not isinstance(exc, Exception):
             self._exits[get_ident()] = exc
         return super().dump_failure(exc)
+
+    def on_ended(self) -> None:
+        """Count requests without an answer as completed: there will be none."""
+        for request in list(self.pending):
+            pending = self.pending.get(request)
+            if pending is not None and pending.on_done is not None:
+                del self.pending[request]
+                self.completions.append(pending)
+        self.completed()
 
     def completed(self) -> None:
         """Tell whoever handles completions."""

@@ -11,6 +11,7 @@ from easycluster.wire.frames import Kind
 
 if TYPE_CHECKING:
     from easycluster.client.endpoint import Endpoint
+    from easycluster.client.session import NearSession
 
 __all__ = ["ThreadingMixin"]
 
@@ -40,7 +41,7 @@ class ThreadingMixin(BaseClient):
         session = self._session
         assert session is not None  # _use has set it
         session.notify_completed = session.wake_watcher
-        session.start_watcher(self._run_completions_quietly)
+        session.start_watcher(self._complete_quietly)
 
     def _thread_number(self, threadid: int | None) -> int:
         if threadid is not None:
@@ -83,17 +84,31 @@ class ThreadingMixin(BaseClient):
             for number in done:
                 session.send(Kind.STOP_THREAD, 0, b"", thread=number)
 
-    def _run_completions(self, fail_rest: bool = False) -> int:
-        # Only in the thread of our own, not in that of a caller who happened to read an answer.
-        session = self._session
-        watcher = session._watcher if session is not None else None
-        if watcher is not None and watcher.is_alive() and threading.current_thread() is not watcher and not fail_rest:
-            session.wake_watcher()  # type: ignore[union-attr]  # it has a watcher
-            return 0
-        count = super()._run_completions(fail_rest)
+    def _after_wait(self) -> None:
+        """Nothing: a thread of our own handles completions."""
+
+    def _watch(self, session: NearSession) -> None:
+        """Nothing more: answers are read anyway."""
+        session.wake_watcher()
+
+    def _complete_rest(self) -> None:
+        # The watcher has ended with the session.
+        self._complete_quietly()
+
+    def _complete_quietly(self) -> None:
+        """Call completion functions, in the thread of our own, which must go on."""
+        arrivals = self._arrivals
+        while arrivals.completions or arrivals.has_due():
+            try:
+                arrivals.sort()
+                arrivals.run_due()
+            except Exception:  # noqa: BLE001 - a completion function failed
+                import traceback
+
+                traceback.print_exc()
+        arrivals.has_some()
         if self._owners:
             self.check_threads()
-        return count
 
     def read_response(self, block: bool = True) -> bool:
         """Raise TypeError: answers are read by a thread of the client's own."""

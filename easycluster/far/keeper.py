@@ -29,7 +29,7 @@ import socket
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from easycluster.far.fdpass import recv_packet, send_packet
 from easycluster.far.relay import Relay
@@ -46,6 +46,8 @@ LEASE = 15.0
 OUTPUT_WINDOW = 1 << 20
 # What an error shows of the last words.
 LAST_WORDS = 2048
+# Stands for a request that nothing ends: the near side wants the worker killed.
+KILLED = -1
 # Seconds for the stacks of a stuck worker.
 DUMP_TIME = 0.5
 
@@ -64,6 +66,8 @@ class _Worker:
         self.last_words = b""
         self.stack = b""
         self.killed = False
+        # Requests for which it is about to be killed.
+        self.stuck: Set[int] = set()
         # Where a passed link's other process waits for the worker's end.
         self.passers: List[socket.socket] = []
 
@@ -139,9 +143,11 @@ class Keeper:
         now = _monotonic()
         if now - self.last_heard > self.lease:
             self._ending = True
-        if any(moment <= now for moment in self._cancels.values()):
-            self._cancels.clear()
-            self._ask_for_stacks()
+        stuck = {request for request, moment in self._cancels.items() if moment <= now}
+        if stuck:
+            for request in stuck:
+                del self._cancels[request]
+            self._ask_for_stacks(stuck)
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             self._kill_worker()
@@ -196,7 +202,7 @@ class Keeper:
         elif kind == Kind.CANCEL:
             self._cancel(request, pickle.loads(body))
         elif kind == Kind.KILL:
-            self._ask_for_stacks()
+            self._ask_for_stacks({KILLED})
         elif kind == Kind.CREDIT:
             if not thread:
                 self._credit(request)
@@ -358,6 +364,10 @@ class Keeper:
             self._send(frame(Kind.SYNCED, packet["number"]))
         elif packet["kind"] == "cancelled":
             self._cancels.pop(packet["request"], None)
+            if packet["request"] in worker.stuck:
+                worker.stuck.discard(packet["request"])
+                if not worker.stuck:
+                    self._spare(worker)
         elif packet["kind"] == "report":
             self.report(packet)
 
@@ -376,10 +386,13 @@ class Keeper:
         except OSError:
             pass
 
-    def _ask_for_stacks(self) -> None:
-        """Make a stuck worker say where it is, without the help of its interpreter; then kill it."""
+    def _ask_for_stacks(self, stuck: Set[int]) -> None:
+        """Make a worker that is stuck in some requests say where, without its interpreter; then kill it."""
         worker = self._worker
-        if worker is None or not worker.pid or self._kill_at is not None:
+        if worker is None or not worker.pid:
+            return
+        worker.stuck |= stuck
+        if self._kill_at is not None:
             return
         worker.killed = True
         try:
@@ -394,6 +407,14 @@ class Keeper:
             self._kill_at = min(self._kill_at or 0, _monotonic() + 0.05) if self._kill_at is not None else None
 
         self.watch(worker.dump, stacks)
+
+    def _spare(self, worker: _Worker) -> None:
+        """Let a worker live: what it was to be killed for has ended.  The signal may have ended it."""
+        self._kill_at = None
+        worker.killed = False
+        self._read_stack(worker)
+        self.unwatch(worker.dump)
+        worker.stack = b""
 
     def _read_stack(self, worker: _Worker) -> None:
         while len(worker.stack) < 64 << 10:

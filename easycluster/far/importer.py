@@ -23,6 +23,16 @@ Found = Optional[Tuple[bool, str, str]]
 Fetch = Callable[[str], Found]
 
 
+# Modules of other systems that the standard library tries to import, and all its own from Python 3.10 on.
+_NOT_ASKED = frozenset(
+    (
+        *("_scproxy", "_winapi", "_winreg", "java", "msvcrt", "nt", "org", "vms_lib", "winreg", "winsound"),
+        *getattr(sys, "stdlib_module_names", ()),
+        "easycluster",
+    )
+)
+
+
 class NotNow(Exception):
     """Raised by ``fetch`` where the controller cannot be asked now; a later import asks again."""
 
@@ -108,7 +118,7 @@ class ControllerFinder:
         # Only a package that the controller sent has no directory here.
         if parent and getattr(sys.modules.get(parent), "__path__", None) != []:
             return None
-        if name.partition(".")[0] == "easycluster" or getattr(self._asking, "name", None) is not None:
+        if name.partition(".")[0] in _NOT_ASKED or getattr(self._asking, "name", None) is not None:
             return None
         self._asking.name = name
         try:

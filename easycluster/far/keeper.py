@@ -240,6 +240,8 @@ class Keeper:
 
     _path = ""
     report_calls = False
+    # Where workers write profiles, "" for none.
+    profile = ""
 
     def _listen(self) -> None:
         """Open the socket on which a second connection hands over its pipes."""
@@ -298,7 +300,7 @@ class Keeper:
         dump, dump_end = os.pipe()
         for fd in (out, err, dump):
             os.set_blocking(fd, False)
-        settings = dict(self._settings, report=self.report_calls)
+        settings = dict(self._settings, report=self.report_calls, profile=self.profile)
         send_packet(
             self._template, {"kind": "fork", "settings": settings}, [theirs.fileno(), out_end, err_end, dump_end]
         )
@@ -332,6 +334,7 @@ class Keeper:
         self._read_stack(worker)
         for fd in list(worker.pipes):
             self._close_pipe(worker, fd)
+        self.unwatch(worker.dump)
         os.close(worker.dump)
         self.unwatch(worker.control.fileno())
         worker.control.close()
@@ -495,6 +498,10 @@ class Keeper:
 
     def _relay_in(self, body: bytes) -> None:
         relay = self._relay
+        if relay is None and body:
+            # For a worker that has ended meanwhile.  A link of the next one begins with an empty frame.
+            self._send(frame(Kind.CREDIT, len(body)))
+            return
         if relay is None:
             mine, theirs = socket.socketpair()
             relay = self._relay = Relay(mine, self._send, self.poller)
@@ -511,6 +518,7 @@ class Keeper:
     def _end_relay(self) -> None:
         relay, self._relay = self._relay, None
         if relay is not None:
+            relay.finish()
             self.unwatch(relay.sock.fileno())
             relay.sock.close()
 

@@ -57,19 +57,30 @@ class Relay:
         """The socket can be read or written."""
         if self._to_worker:
             self._write()
-        if self._unacknowledged >= WINDOW or self.ended:
-            return
+        if self._unacknowledged < WINDOW and not self.ended:
+            self._read()
+            if not self.ended:
+                self._watch()
+
+    def finish(self) -> None:
+        """The worker has ended: pass on what it left, and the end."""
+        while not self.ended:
+            if not self._read():
+                self.ended = True
+                self._send(frame(Kind.DATA, 0, b""))
+
+    def _read(self) -> bool:
+        """Pass on what can be read; return False if there is nothing yet."""
         try:
             data = self.sock.recv(PIECE)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         self._unacknowledged += len(data)
         self.ended = not data
-        if data:
-            self._watch()
         self._send(frame(Kind.DATA, 0, data))
+        return True
 
     def _write(self) -> None:
         taken = 0

@@ -110,7 +110,7 @@ def test_responses_are_waited_for_in_any_order(client):
 
 def test_a_response_raises_what_its_call_raised(client):
     response = client.fail("broken", nonblocking=True)
-    with pytest.raises(ValueError, match="^broken$"):
+    with pytest.raises(ValueError, match=r"^broken$"):
         response.wait("quiet")
     with pytest.raises(RemoteException) as caught:
         response.wait(origexc=False)
@@ -231,7 +231,7 @@ def test_a_future_has_its_exception(connect):
     done, _ = concurrent.futures.wait([response], SOON, concurrent.futures.FIRST_EXCEPTION)
     assert done == {response}
     assert str(response.exception()) == "no"
-    with pytest.raises(ValueError, match="^no$"):
+    with pytest.raises(ValueError, match=r"^no$"):
         response.result()
 
 
@@ -530,9 +530,7 @@ def test_threads_share_a_client_for_large_and_small_values_alike(client):
 
     def echo(number):
         value = bytes([number]) * (300_000 * (number % 2) + 10)
-        for _ in range(15):
-            if client.same(value) != value:
-                wrong.append(number)
+        wrong.extend(number for _ in range(15) if client.same(value) != value)
 
     threads = [threading.Thread(target=echo, args=(number,)) for number in range(6)]
     for thread in threads:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from easycluster.client.arrivals import Arrivals, Completion, ResponseSlot
 from easycluster.client.globals import GlobalProxy
+from easycluster.client.items import iterate
 from easycluster.client.monitor import close_monitor
 from easycluster.client.response import NonblockingResponse
 from easycluster.errors import (
@@ -47,8 +48,6 @@ _REPLY = Kind.REPLY
 
 # Seconds that output which belongs before an answer may take.
 OUTPUT_TIME = 2.0
-# Items of a generator asked for at once: few at first, so that the first one is not held up.
-FIRST_ITEMS, MOST_ITEMS = 8, 1024
 
 _live: weakref.WeakSet[BaseClient] = weakref.WeakSet()
 
@@ -394,7 +393,7 @@ class BaseClient:
         if message[1] & MARKED and self._endpoint is not None and self._endpoint.control is not None:
             self._endpoint.control.wait_mark(message[3], OUTPUT_TIME)
         value = session.load(message)
-        if message[0] == Kind.REPLY:
+        if message[0] != Kind.RAISE:
             return value, None
         return None, self._rebuilt(session, value)
 
@@ -438,7 +437,7 @@ class BaseClient:
         self._stop(session, pending)
         try:
             message = session.wait_item(pending, _monotonic() + endpoint.cancel_time)
-            while message[0] == Kind.CALL:
+            while message[0] == Kind.CALL or message[0] == Kind.ITEM:
                 # It asked something of us just before the end; it is told no by its own end.
                 message = session.wait_item(pending, _monotonic() + endpoint.cancel_time)
         except Expired:
@@ -658,15 +657,16 @@ class BaseClient:
 
     def stream(self, oid: int) -> Iterator[Any]:
         """Iterate over a far-side generator, reading ahead while the caller works on what came."""
-        most = FIRST_ITEMS
-        response = self._request((Op.ITEMS, oid, most), nonblocking=True, origexc="quiet")
-        more = True
-        while more:
-            items, more = response.wait()
-            if more:
-                most = min(MOST_ITEMS, most * 2)
-                response = self._request((Op.ITEMS, oid, most), nonblocking=True, origexc="quiet")
-            yield from items
+        return iterate(self, oid)
+
+    def _ask_for_items(self, session: NearSession, operation: tuple[Any, ...]) -> Pending:
+        """Send a request for items without waiting for them."""
+        try:
+            return session.request(operation, self._thread_number(None), _deadline.get(), False)
+        except OSError as exc:
+            if exc is session.ended:
+                raise self._explained(session, Pending(operation, False)) from exc
+            raise
 
     def eval(
         self,

@@ -58,6 +58,8 @@ class NearSession(PeerSession):
         if kind == Kind.GOODBYE:
             self.end(EOFError())
             return None
+        if kind == Kind.ITEM:
+            return self.pending.get(message[2])
         if self._callback_thread is None:
             self._callback_thread = threading.Thread(
                 target=self._run_callbacks, name="easycluster-callbacks", daemon=True

@@ -31,6 +31,7 @@ from easycluster.far.keeper import CANCEL_SIGNAL, DUMP_SIGNAL
 from easycluster.far.namespace import Namespace
 from easycluster.far.root import Root
 from easycluster.far.services import SERVICES
+from easycluster.link.items import Pace, load_entry
 from easycluster.link.operations import Op, PeerSession, describe_operation
 from easycluster.link.session import Waiter
 from easycluster.link.streams import SocketStream, stream_from_fds
@@ -490,11 +491,13 @@ class _NearConnection:
         return ask(self._session, (Op.METHOD_OR_VALUE, oid, name))
 
     def stream(self, oid: int) -> Any:
+        pace = Pace()
         more = True
         while more:
-            items, more = ask(self._session, (Op.ITEMS, oid, 64))
-            for item in items:
-                yield item
+            entries, more, seconds = ask(self._session, (Op.ITEMS, oid, pace.most))
+            pace.note(len(entries), seconds)
+            for entry in entries:
+                yield load_entry(self._session.values, entry)
 
 
 def main(control: socket.socket, out: int, err: int, stacks: int, settings: Dict[str, Any]) -> None:

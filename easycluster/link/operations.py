@@ -8,11 +8,11 @@ This module is shipped to the far side.
 
 from __future__ import annotations
 
-import time
 from _thread import get_ident
 from typing import Any, Callable, Dict, List, Tuple
 
 from easycluster.errors import RemoteProtocolError
+from easycluster.link.items import ItemSource
 from easycluster.link.session import Session
 from easycluster.objects.exports import is_method, iterate
 from easycluster.wire import failures
@@ -20,8 +20,6 @@ from easycluster.wire.frames import Frame, Kind
 
 __all__ = ["Op", "PeerSession", "describe_operation"]
 
-# Seconds that a batch of generator items is collected for; a slow generator gives what it has.
-ITEMS_SPAN = 0.02
 
 
 class Op:
@@ -100,7 +98,7 @@ class PeerSession(Session):
             Op.SET: lambda oid, name, value: setattr(self.values.exports.get(oid), name, value),
             Op.DELETE: lambda oid, name: delattr(self.values.exports.get(oid), name),
             Op.METHOD_OR_VALUE: self.method_or_value,
-            Op.ITEMS: self.next_items,
+            Op.ITEMS: self.items.next_items,
         }
 
     def call_method(self, oid: int, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
@@ -116,33 +114,9 @@ class PeerSession(Session):
             return True, None
         return False, value
 
-    def next_items(self, oid: int, most: int) -> Tuple[List[Any], bool]:
-        """Return up to ``most`` next items of an iterator and whether more may come.
-
-        An exception after the first item is kept for the next request, so that no item is lost.
-        """
-        iterator = self.values.exports.get(oid)
-        held = self._held_failures.pop(oid, None)
-        if held is not None:
-            raise held
-        items: List[Any] = []
-        end = time.monotonic() + ITEMS_SPAN
-        try:
-            while len(items) < most:
-                items.append(next(iterator))
-                if time.monotonic() >= end:
-                    break
-        except StopIteration:
-            return items, False
-        except Exception as exc:
-            if not items:
-                raise
-            self._held_failures[oid] = exc
-        return items, True
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._held_failures: Dict[int, BaseException] = {}
+        self.items = ItemSource(self)
         self._operations = self.operations()
 
     def name_parts(self, operation: Tuple[Any, ...]) -> List[str]:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from easycluster import GeneratorProxy, SelfIterProxy, define_common
+from easycluster import GeneratorProxy, SelfIterProxy, SerializationError, define_common
 
 DEFINITIONS = "contract_generators"
 
@@ -78,8 +78,35 @@ define_common(
     def gated(n):
         for i in range(n):
             yield i
-        gate.wait(10)
-        yield "last"
+        yield "opened" if gate.wait(10) else "still closed"
+
+    answers = []
+
+    def answer(x):
+        answers.append(x)
+
+    def dialogue(n):
+        for i in range(n):
+            while len(answers) < i:
+                time.sleep(0.001)
+            yield i
+
+    def growing(n):
+        row = []
+        for i in range(n):
+            row.append(i)
+            yield row
+
+    def unpicklable_after(n):
+        for i in range(n):
+            yield i
+        yield threading.Lock()
+        yield "more"
+
+    def large(n, size):
+        for i in range(n):
+            produced.append(i)
+            yield bytes(size)
 
     def total(items):
         return sum(items)
@@ -169,17 +196,51 @@ def test_two_loops_run_side_by_side(client):
 def test_a_loop_reads_ahead(client):
     client.produced.value = []
     generator = iter(client.count(100))
-    next(generator)
-    client.eval("None")
-    assert len(client.produced.value) > 1
+    assert [next(generator) for _ in range(20)] == list(range(20))
+    assert len(client.produced.value) > 20
 
 
-def test_items_of_a_slow_generator_arrive_before_it_goes_on(client):
+def test_reading_ahead_is_bounded_by_bytes(client):
+    client.produced.value = []
+    items = iter(client.large(100, 1 << 20))
+    assert [len(next(items)) for _ in range(20)] == [1 << 20] * 20
+    assert len(client.produced.value) < 25
+    assert sum(map(len, items)) == 80 << 20
+
+
+@pytest.mark.parametrize("n", [3, 100])
+def test_items_arrive_although_the_generator_is_busy_with_the_next_one(client, n):
     client.gate.clear()
-    items = iter(client.gated(3))
-    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    items = iter(client.gated(n))
+    assert [next(items) for _ in range(n)] == list(range(n))
     client.gate.set(threadid=1)
-    assert list(items) == ["last"]
+    assert list(items) == ["opened"]
+
+
+def test_a_generator_may_wait_for_what_its_consumer_does_next(client):
+    client.answers.value = []
+    seen = []
+    for item in client.dialogue(40):
+        seen.append(item)
+        client.answer(item)
+    assert seen == list(range(40))
+
+
+def test_each_item_is_as_it_was_when_it_was_yielded(client):
+    assert [len(row) for row in client.growing(50)] == list(range(1, 51))
+
+
+def test_an_item_that_cannot_cross_is_an_error_behind_the_items_before_it(client):
+    items = iter(client.unpicklable_after(20))
+    assert [next(items) for _ in range(20)] == list(range(20))
+    with pytest.raises(SerializationError, match=r"item: cannot pickle '_thread.lock' object"):
+        next(items)
+
+
+def test_an_exception_of_a_generator_is_reported_like_any_other(client, capsys):
+    with pytest.raises(LookupError):
+        list(client.fails_after(0))
+    assert "LookupError: ('at', 0)" in capsys.readouterr().err
 
 
 def test_an_exception_in_the_middle_comes_after_the_items_before_it(client):

@@ -146,7 +146,9 @@ def serve_listener(parent: socket.socket, template: socket.socket, template_pid:
             control.append(socket.socket(fileno=fds[0]))
             control[0].setblocking(False)
             keeper.use_keys(packet["send"], packet["receive"])
-            keeper.report_calls = bool(packet.get("limits", {}).get("report"))
+            limits = packet.get("limits", {})
+            keeper.report_calls = bool(limits.get("report"))
+            keeper.profile = limits.get("profile") or ""
             keeper.watch(control[0].fileno(), hear)
             early = packet.get("early", b"")
             if early:

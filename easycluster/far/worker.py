@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from _thread import allocate_lock, get_ident
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Set
@@ -42,6 +43,9 @@ from easycluster.wire.tracebacks import is_ours
 from easycluster.wire.values import PeerInfo, Values, this_python
 
 __all__ = ["Interrupted", "WorkerSession", "main"]
+
+# Seconds that a call which runs when the session ends gets to clean up.
+LEAVE_TIME = 0.5
 
 # Seconds between attempts to interrupt a call that goes on.
 INSIST = 0.1
@@ -180,6 +184,9 @@ class Worker:
         self._control_writing = allocate_lock()
         self._syncs = 0
         self._linked = threading.Event()
+        # Whether the keeper has ended the session, and whether the main thread is done with it.
+        self._over = False
+        self._left = threading.Event()
         self._root: Optional[Root] = None
         # Guards asynchronous exceptions: set only while the call runs, taken back when it ends.
         self._interrupting = allocate_lock()
@@ -190,6 +197,12 @@ class Worker:
     def run(self) -> None:
         """Serve until the near side ends the data link."""
         threading.Thread(target=self._obey, name="easycluster-control", daemon=True).start()
+        try:
+            self._run()
+        finally:
+            self._left.set()
+
+    def _run(self) -> None:
         self._linked.wait()
         session = self.session
         if session is None:
@@ -284,9 +297,7 @@ class Worker:
 
     def _start_thread(self, number: int) -> _Thread:
         thread = _Thread(number)
-        threading.Thread(
-            target=self._run_thread, args=(thread,), name="easycluster-%d" % number, daemon=True
-        ).start()
+        threading.Thread(target=self._run_thread, args=(thread,), name="easycluster-%d" % number, daemon=True).start()
         return thread
 
     def _run_thread(self, thread: _Thread) -> None:
@@ -335,8 +346,14 @@ class Worker:
         session = self.session
         if session is not None:
             session.end(EOFError())
-        # Whoever is still here in a moment is in user code; the template kills it.
-        os.kill(os.getpid(), signal.SIGTERM)
+        self._over = True
+        if not self._left.is_set():
+            # What runs may clean up; a read of a pipe that is still open returns.
+            signal.pthread_kill(self.main_thread.ident, CANCEL_SIGNAL)
+        if self._left.wait(LEAVE_TIME):
+            # Exit functions run now; the template sets their end, and we do if it is gone.
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def _send_control(self, packet: Dict[str, Any]) -> None:
         with self._control_writing:
@@ -399,7 +416,10 @@ class Worker:
 
     def _on_cancel_signal(self, _number: int, _frame: Any) -> None:
         running = self.main_thread.running
-        if running and not self.cancelled.isdisjoint(running):
+        if self._over:
+            if not self._left.is_set():
+                raise Interrupted
+        elif running and not self.cancelled.isdisjoint(running):
             raise Interrupted
 
     def cancel_ended(self, request: int) -> None:
@@ -508,9 +528,10 @@ def main(control: socket.socket, out: int, err: int, stacks: int, settings: Dict
     sys.argv = [""]
     worker = Worker(control, settings)
     code = 0
+    profile = _start_profile() if settings.get("profile") else None
     try:
         worker.run()
-    except SystemExit:
+    except (SystemExit, Interrupted):
         pass
     except BaseException:  # noqa: BLE001 - the last boundary of the process
         import traceback
@@ -519,11 +540,30 @@ def main(control: socket.socket, out: int, err: int, stacks: int, settings: Dict
         code = 70
     finally:
         try:
+            if profile is not None:
+                _write_profile(profile, settings["profile"])
             atexit._run_exitfuncs()
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
         finally:
             os._exit(code)
+
+
+def _start_profile() -> Any:
+    """Profile the calls of this thread, the main one."""
+    import cProfile
+
+    profile = cProfile.Profile()
+    profile.enable()
+    return profile
+
+
+def _write_profile(profile: Any, path: str) -> None:
+    profile.disable()
+    try:
+        profile.dump_stats(f"{path}.{os.getpid()}")
+    except OSError as exc:
+        sys.stderr.write(f"easycluster: the profile cannot be written: {exc}\n")
 
 
 def _write_all(stream: Any, data: bytes) -> None:

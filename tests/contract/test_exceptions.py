@@ -252,7 +252,7 @@ def test_the_traceback_goes_on_into_the_far_side_with_its_source(alive):
     text = "".join(traceback.format_exception(error))
     assert 'raise OSError(5, "outer") from exc' in text
     assert 'raise KeyError("inner")' in text
-    assert f"{alive.peername}:<contract_exceptions block 1>" in text
+    assert f'File "{alive.peername}:(contract_exceptions block 1)", line ' in text
     assert "easycluster/far" not in text
 
 
@@ -282,7 +282,7 @@ def test_a_failing_call_lets_go_of_what_its_caller_holds_without_a_collection(al
 
 def test_the_far_side_traceback_is_printed_to_stderr(alive, capsys):
     with pytest.raises(ValueError, match="invalid literal"):
-        alive.int("x")
+        alive.execblock("int('x')")
     text = capsys.readouterr().err
     assert text.startswith(f"*** Remote exception from {alive.peername}:\nTraceback (most recent call last):\n")
     assert "ValueError: invalid literal for int() with base 10: 'x'" in text
@@ -330,6 +330,27 @@ def test_report_exception_may_be_overridden(connect, capsys):
     assert isinstance(report, RemoteException)
     assert isinstance(report.orig, ValueError)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda far: far.no_such_name(origexc=False), "no 'no_such_name' in"),
+        (lambda far: far.os.path.jion("a", origexc=False), "did you mean 'join'?"),
+        (lambda far: far.len(origexc=False), "takes exactly one argument"),
+        (lambda far: far.import_module("no_such_module", origexc=False), "No module named 'no_such_module'"),
+        (lambda far: far.lock(origexc=False), "cannot pickle '_thread.lock' object"),
+        (lambda far: far.eval("1 +", origexc=False), "invalid syntax"),
+    ],
+)
+def test_an_error_without_users_frames_over_there_shows_none_and_names_the_host(alive, ask, message):
+    with pytest.raises(RemoteException) as info:
+        ask(alive)
+    assert "<easycluster>" not in "".join(info.value.text)
+    assert message in info.value.text[-1]
+    error = info.value.orig
+    assert error.__traceback__ is None
+    assert error.__notes__ == [f"raised on {alive.peername}"]
 
 
 # What cannot be what it was --------------------------------------------------------------------------
@@ -441,4 +462,4 @@ def test_pytest_shows_the_far_side_source(alive, request):
         alive.execblock("def divide(x):\n    return 1 / x\n\ndivide(0)", origexc="quiet")
     shown = str(info.getrepr(style="long"))
     assert "    return 1 / x" in shown
-    assert f"{alive.peername}:<execblock" in shown
+    assert f"{alive.peername}:(execblock" in shown

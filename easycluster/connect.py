@@ -10,9 +10,10 @@ import atexit
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from easycluster.client.client import BaseClient, close_all
+from easycluster.client.client import BaseClient
 from easycluster.client.endpoint import Endpoint, Options
 from easycluster.client.monitor import HEARTBEAT, MISSED
+from easycluster.client.process import close_all
 from easycluster.client.threaded import ThreadingMixin
 from easycluster.definitions import DEFAULT_MODULE, blocks_since, definitions_module, find_local_module
 from easycluster.spec import parse_connection_spec

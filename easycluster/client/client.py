@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import contextvars
-import os
-import sys
 import threading
 import time
-import weakref
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from easycluster.client.arrivals import Arrivals, Completion, ResponseSlot
+from easycluster.client.calls import Calls
 from easycluster.client.globals import GlobalProxy
-from easycluster.client.items import iterate
-from easycluster.client.monitor import close_monitor
+from easycluster.client.output import OUTPUT_TIME, Output
+from easycluster.client.process import Forked, live
 from easycluster.client.response import NonblockingResponse
 from easycluster.errors import (
     CallTimeout,
@@ -24,14 +21,13 @@ from easycluster.errors import (
     RemoteException,
     SessionError,
 )
-from easycluster.link.operations import Op, describe_operation
+from easycluster.link.operations import describe_operation
 from easycluster.link.session import Expired, Pending
-from easycluster.objects.proxies import take_keywords
 from easycluster.wire import failures
 from easycluster.wire.frames import MARKED, SINGLE_THREAD, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from easycluster.client.endpoint import Endpoint
     from easycluster.client.session import NearSession
@@ -45,11 +41,6 @@ SINGLE = -1
 _deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("easycluster_deadline", default=None)
 _monotonic = time.monotonic
 _REPLY = Kind.REPLY
-
-# Seconds that output which belongs before an answer may take.
-OUTPUT_TIME = 2.0
-
-_live: weakref.WeakSet[BaseClient] = weakref.WeakSet()
 
 
 @contextlib.contextmanager
@@ -71,10 +62,11 @@ def deadline(seconds: float) -> Iterator[None]:
         _deadline.reset(token)
 
 
-class BaseClient:
+class BaseClient(Calls, Output):
     """What every client does with a session, however it was connected."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._endpoint: Endpoint | None = None
         self._session: NearSession | None = None
         self._opener: Callable[[], Endpoint] | None = None
@@ -89,11 +81,7 @@ class BaseClient:
         self._arrivals = Arrivals()
         self._ended_error: SessionError | None = None
         self._respawn_due = False
-        self._partial = ["", ""]
-        self._decoders = _decoders()
-        self._output_lock = threading.Lock()
-        self.on_output: Callable[[str, str], None] = self._print_output
-        _live.add(self)
+        live.add(self)
 
     # Where it is connected to --------------------------------------------------------------------
 
@@ -165,7 +153,7 @@ class BaseClient:
         self._arrivals.relink(session.stream.fileno())
         self._sent_blocks = {}
         self._thread_numbers = {0: 0, SINGLE: SINGLE_THREAD}
-        self._decoders = _decoders()
+        self._start_output()
         self._respawn_due = False
 
     def _after_connect(self) -> None:
@@ -191,7 +179,7 @@ class BaseClient:
         endpoint = self._endpoint
         if endpoint is None:
             return ConnectionClosed("not connected; call connect() first", self._peername)
-        if isinstance(endpoint, _Forked):
+        if isinstance(endpoint, Forked):
             return ForkedClientError(
                 "this client was connected by the parent of this process; connect another one here", self._peername
             )
@@ -221,7 +209,7 @@ class BaseClient:
             raise ValueError("cannot reconnect before the first connection: call connect() first")
         with self._lock:
             endpoint = self._endpoint
-            if endpoint is not None and not isinstance(endpoint, _Forked) and endpoint.keeper_lives:
+            if endpoint is not None and not isinstance(endpoint, Forked) and endpoint.keeper_lives:
                 try:
                     self._replace_worker()
                 except OSError:
@@ -237,7 +225,7 @@ class BaseClient:
         The far side ends everything the session started.  A second call does nothing.
         """
         endpoint = self._endpoint
-        if endpoint is None or isinstance(endpoint, _Forked):
+        if endpoint is None or isinstance(endpoint, Forked):
             return
         self._respawn_due = False
         endpoint.close(message)
@@ -404,7 +392,7 @@ class BaseClient:
     def _explained(self, session: NearSession, pending: Pending) -> Exception:
         """Return why a call of a session that has ended has no answer."""
         endpoint = self._endpoint
-        if endpoint is None or isinstance(endpoint, _Forked):
+        if endpoint is None or isinstance(endpoint, Forked):
             return self._why_unusable()
         error = endpoint.explain(session, pending)
         if not self.connected:
@@ -419,6 +407,15 @@ class BaseClient:
         if origexc != "quiet" and not isinstance(orig, StopIteration):
             self.report_exception(error)
         return orig
+
+    def _ask_for_items(self, session: NearSession, operation: tuple[Any, ...]) -> Pending:
+        """Send a request for items without waiting for them."""
+        try:
+            return session.request(operation, self._thread_number(None), _deadline.get(), False)
+        except OSError as exc:
+            if exc is session.ended:
+                raise self._explained(session, Pending(operation, False)) from exc
+            raise
 
     # Deadlines -------------------------------------------------------------------------------------
 
@@ -539,213 +536,6 @@ class BaseClient:
         """Wait until requests can be made; raises if there is no connection."""
         self._usable()
 
-    # Calls -----------------------------------------------------------------------------------------
-
-    def call(self, func: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a function by name.
-
-        Args:
-            func: Dotted name; simple names are looked for in the definitions first.
-            args: Positional arguments.
-            kwargs: Keyword arguments; ``nonblocking``, ``oncomplete``, ``onerror``, ``threadid`` and
-                ``origexc`` are taken out and mean what they mean in :meth:`send_request`.
-        """
-        keywords = take_keywords(kwargs)
-        return self._request((Op.CALL, func, args, kwargs), *keywords)
-
-    def raw_call(
-        self,
-        func: str,
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-        nonblocking: bool = False,
-        oncomplete: Any = None,
-        onerror: Any = None,
-        threadid: int | None = None,
-        origexc: bool | str = True,
-        timeout: float | None = None,
-    ) -> Any:
-        """Call a function by name; nothing is taken out of ``kwargs``.
-
-        Args:
-            func: Dotted name.
-            args: Positional arguments.
-            kwargs: Keyword arguments.
-            nonblocking: See :meth:`send_request`.
-            oncomplete: See :meth:`send_request`.
-            onerror: See :meth:`send_request`.
-            threadid: See :meth:`send_request`.
-            origexc: See :meth:`send_request`.
-            timeout: See :meth:`send_request`.
-        """
-        operation = (Op.CALL, func, tuple(args), kwargs or {})
-        return self._request(operation, nonblocking, oncomplete, onerror, threadid, origexc, timeout)
-
-    def send_request(
-        self,
-        oid: int,
-        meth: str,
-        args: Sequence[Any],
-        kwargs: dict[str, Any] | None = None,
-        nonblocking: bool = False,
-        oncomplete: Any = None,
-        onerror: Any = None,
-        threadid: int | None = None,
-        origexc: bool | str = True,
-        timeout: float | None = None,
-    ) -> Any:
-        """Call a method of a far-side object.
-
-        Args:
-            oid: Number of the object; 0 is the root object, see :meth:`get_root`.
-            meth: Name of the method.
-            args: Positional arguments.
-            kwargs: Keyword arguments.
-            nonblocking: Return a :class:`NonblockingResponse` at once.
-            oncomplete: Return at once; called with the result later: a function, or a tuple of a
-                function and further arguments.
-            onerror: Called with a RemoteException instead of ``oncomplete`` if the call raised.
-            threadid: Number of the far-side thread to run it in, any int; ``SINGLE`` for a new one.
-            origexc: True raises the original exception and prints the far-side traceback,
-                ``"quiet"`` raises it without printing, False raises a RemoteException.
-            timeout: Seconds until the call is stopped on the far side.
-
-        Returns:
-            The result, a response, or the request's number with ``oncomplete``.
-
-        Raises:
-            CallTimeout: If it did not finish in time.
-            SessionError: If the session has ended.
-            SerializationError: If a value cannot cross.
-            Exception: What the call raised.
-        """
-        keywords = (nonblocking, oncomplete, onerror, threadid, origexc, timeout)
-        if oid == 0:
-            return self.get_root().raw_call_method(meth, tuple(args), kwargs, *keywords)
-        return self._request((Op.METHOD, oid, meth, tuple(args), kwargs or {}), *keywords)
-
-    def get_attribute(self, oid: int, name: str, **keywords: Any) -> Any:
-        """Return an attribute of a far-side object."""
-        if not keywords:
-            return self._look_up((Op.GET, oid, name))
-        return self._request((Op.GET, oid, name), **keywords)
-
-    def set_attribute(self, oid: int, name: str, value: Any, **keywords: Any) -> Any:
-        """Set an attribute of a far-side object."""
-        return self._request((Op.SET, oid, name, value), **keywords)
-
-    def del_attribute(self, oid: int, name: str, **keywords: Any) -> Any:
-        """Delete an attribute of a far-side object."""
-        return self._request((Op.DELETE, oid, name), **keywords)
-
-    def get_method(self, oid: int, name: str) -> tuple[bool, Any]:
-        """Return ``(True, None)`` if the attribute is a method, else ``(False, its value)``."""
-        found: tuple[bool, Any] = self._look_up((Op.METHOD_OR_VALUE, oid, name))
-        return found
-
-    def _look_up(self, operation: tuple[Any, ...]) -> Any:
-        """Do a request whose AttributeError is an answer like others, so that it is not printed."""
-        try:
-            return self._request(operation, origexc=False)
-        except RemoteException as exc:
-            error = exc
-        # Out here, because ``raise`` in there would replace the context that the original came with.
-        try:
-            raise self._chosen(error, "quiet" if isinstance(error.orig, AttributeError) else True)
-        finally:
-            del error  # see _request
-
-    def stream(self, oid: int) -> Iterator[Any]:
-        """Iterate over a far-side generator, reading ahead while the caller works on what came."""
-        return iterate(self, oid)
-
-    def _ask_for_items(self, session: NearSession, operation: tuple[Any, ...]) -> Pending:
-        """Send a request for items without waiting for them."""
-        try:
-            return session.request(operation, self._thread_number(None), _deadline.get(), False)
-        except OSError as exc:
-            if exc is session.ended:
-                raise self._explained(session, Pending(operation, False)) from exc
-            raise
-
-    def eval(
-        self,
-        expr: str,
-        nonblocking: bool = False,
-        oncomplete: Any = None,
-        onerror: Any = None,
-        threadid: int | None = None,
-        origexc: bool | str = True,
-        timeout: float | None = None,
-    ) -> Any:
-        """Evaluate an expression among the definitions; keywords as in :meth:`send_request`."""
-        return self._request((Op.EVAL, expr), nonblocking, oncomplete, onerror, threadid, origexc, timeout)
-
-    def execblock(
-        self,
-        code: str,
-        nonblocking: bool = False,
-        oncomplete: Any = None,
-        onerror: Any = None,
-        threadid: int | None = None,
-        origexc: bool | str = True,
-        timeout: float | None = None,
-    ) -> Any:
-        """Run statements among the definitions; returns what they give to ``exec_return``."""
-        return self._request((Op.EXEC, code), nonblocking, oncomplete, onerror, threadid, origexc, timeout)
-
-    def import_modules(
-        self,
-        names: Iterable[str],
-        nonblocking: bool = False,
-        oncomplete: Any = None,
-        onerror: Any = None,
-        threadid: int | None = None,
-        origexc: bool | str = True,
-    ) -> Any:
-        """Import modules on the far side; keywords as in :meth:`send_request`."""
-        return self._request((Op.IMPORT, list(names)), nonblocking, oncomplete, onerror, threadid, origexc)
-
-    def import_module(
-        self,
-        name: str,
-        nonblocking: bool = False,
-        oncomplete: Any = None,
-        onerror: Any = None,
-        threadid: int | None = None,
-        origexc: bool | str = True,
-    ) -> Any:
-        """Import a module on the far side; keywords as in :meth:`send_request`."""
-        return self.import_modules([name], nonblocking, oncomplete, onerror, threadid, origexc)
-
-    def get_root(self) -> Any:
-        """Return a proxy for the root object, which has ``call``, ``eval`` and so on as methods."""
-        return self._request((Op.SERVICE, "root"))
-
-    def update_definitions(
-        self,
-        nonblocking: bool = False,
-        oncomplete: Any = None,
-        onerror: Any = None,
-        threadid: int | None = None,
-        origexc: bool | str = True,
-    ) -> Any:
-        """Send what ``define_common`` got since the last time.
-
-        Raises:
-            Exception: What the definitions raise on the far side.
-        """
-        blocks, counts = self._new_blocks()
-        if not blocks and not (nonblocking or oncomplete is not None):
-            return None
-        result = self._request((Op.UPDATE, blocks), nonblocking, oncomplete, onerror, threadid, origexc)
-        self._sent_blocks.update(counts)
-        return result if nonblocking or oncomplete is not None else None
-
-    def _new_blocks(self) -> tuple[list[Any], dict[str, int]]:
-        """Return the definitions this worker lacks, and how many it has afterwards."""
-        return [], {}
-
     # Threads ---------------------------------------------------------------------------------------
 
     def set_default_thread(self, threadid: int) -> None:
@@ -761,107 +551,7 @@ class BaseClient:
         if number is not None:
             self._usable().send(Kind.STOP_THREAD, 0, b"", thread=number)
 
-    # Output ----------------------------------------------------------------------------------------
-
-    def report_exception(self, exc: RemoteException) -> None:
-        """Print a far-side traceback to ``sys.stderr``; may be overridden.
-
-        Args:
-            exc: The exception; its traceback is in ``exc.text``.
-        """
-        if isinstance(exc.orig, StopIteration) or not exc.text:
-            return
-        print(f"*** Remote exception from {self._peername}:\n{''.join(exc.text)}", file=sys.stderr)  # noqa: T201
-
-    def flush_output(self, timeout: float = OUTPUT_TIME) -> bool:
-        """Wait until all that the far side has written was passed to ``on_output``.
-
-        Returns:
-            False if that took longer than ``timeout`` seconds.
-        """
-        endpoint = self._endpoint
-        if endpoint is None or isinstance(endpoint, _Forked):
-            return True
-        return endpoint.control.flush_output(timeout)
-
-    def _take_output(self, stream: int, data: bytes) -> None:
-        """Decode output of the far side; in the monitor's thread."""
-        try:
-            # Incremental: a piece of output may end inside a character.
-            text = self._decoders[stream].decode(data)
-            if text:
-                self.on_output("stdout" if stream == 1 else "stderr", text)
-        except Exception:  # noqa: BLE001 - the receiver failed; the session goes on
-            import traceback
-
-            traceback.print_exc()
-
-    def _print_output(self, stream: str, text: str) -> None:
-        """Print output line by line, each with the name of the far side in front."""
-        target = sys.stdout if stream == "stdout" else sys.stderr
-        index = 0 if stream == "stdout" else 1
-        with self._output_lock:
-            lines = (self._partial[index] + text).split("\n")
-            self._partial[index] = lines.pop()
-            if lines:
-                target.write("".join(f"[{self._peername}] {line}\n" for line in lines))
-                target.flush()
-
-    def _print_unfinished_lines(self) -> None:
-        """Print what the far side wrote without a newline behind it; nothing follows any more."""
-        for stream, rest in zip(("stdout", "stderr"), self._partial, strict=True):
-            if rest:
-                self._print_output(stream, "\n")
-
     def __getattr__(self, name: str) -> Any:
         if name[:2] == "__" and name[-2:] == "__":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return GlobalProxy(self, name)
-
-
-def _decoders() -> dict[int, codecs.IncrementalDecoder]:
-    make = codecs.getincrementaldecoder("utf-8")
-    return {1: make("backslashreplace"), 2: make("backslashreplace")}
-
-
-class _Forked:
-    """Stands in a client for the endpoint that belongs to the parent process."""
-
-    hello: ClassVar[dict[str, Any]] = {}
-    keeper_lives = False
-
-
-def _after_fork_in_child() -> None:
-    """Leave the parent's sessions alone: they are not ours to use or to end."""
-    for client in list(_live):
-        if client._endpoint is not None:
-            # The descriptors stay open as long as this process does not exec; nothing is sent on them.
-            client._session = None
-            client._endpoint = _Forked()  # type: ignore[assignment]
-            client._lock = threading.RLock()
-            client._arrivals.forget()
-    _live.clear()
-
-
-def close_all(timeout: float = 2.0) -> None:
-    """Close every connection of this process; run at its end."""
-    clients = [client for client in list(_live) if client._endpoint is not None]
-    threads = [
-        threading.Thread(target=client.close, args=("the process is ending",), daemon=True) for client in clients
-    ]
-    started = []
-    for thread, client in zip(threads, clients, strict=True):
-        try:
-            thread.start()
-            started.append(thread)
-        except RuntimeError:
-            # No new threads at the very end of the interpreter.
-            client.close("the process is ending")
-    end = _monotonic() + timeout
-    for thread in started:
-        thread.join(max(0.0, end - _monotonic()))
-    close_monitor()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -36,7 +36,7 @@ def iterate(client: BaseClient, oid: int) -> Iterator[Any]:
 
     def ask() -> Pending:
         nonlocal number, alone
-        asked = client._ask_for_items(session, (Op.ITEMS, oid, pace.most, True))
+        asked: Pending = client._ask_for_items(session, (Op.ITEMS, oid, pace.most, True))
         # Requests are numbered: the next number means that there was none since.
         number, alone = asked.request, number in (0, asked.request - 1)
         return asked

@@ -348,9 +348,10 @@ class Session:
         try:
             if not self._outgoing:
                 self._queue_releases()
-                self._drain(None)
-        except OSError:
-            # The link has ended, and the far side's objects with it.
+                # The caller serves every session: what the link does not take now goes with the next request.
+                self._drain(_monotonic())
+        except (Expired, OSError):
+            # The link is full; or it has ended, and the far side's objects with it.
             pass
         finally:
             self._writing.release()

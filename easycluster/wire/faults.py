@@ -84,8 +84,16 @@ def _parts(obj: Any) -> List[Tuple[str, Any]]:
         return [(" element", item) for item in obj]
     if isinstance(obj, (*CODE_KINDS, types.ModuleType)):
         return []
+    if _says_how_to_be_pickled(type(obj)):
+        return []
     state = getattr(obj, "__dict__", None)
     return [(f".{name}", item) for name, item in state.items()] if isinstance(state, dict) else []
+
+
+def _says_how_to_be_pickled(typ: type) -> bool:
+    """Whether a class has a method that gives its parts, or an error: its attributes are not the parts then."""
+    methods = typ.__reduce_ex__, typ.__reduce__
+    return any(isinstance(each, types.FunctionType) and not hasattr(each, "_is_by_reference") for each in methods)
 
 
 def first_words(exc: BaseException) -> str:

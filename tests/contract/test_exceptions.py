@@ -429,6 +429,12 @@ def test_an_argument_that_cannot_be_pickled_is_an_error_that_says_where_it_is(al
     assert "args[0][1]['lock']: cannot pickle '_thread.lock' object" in str(error)
 
 
+def test_a_client_is_no_argument_and_says_so_itself(alive):
+    for value in (alive, [alive.os], alive.echo(1, nonblocking=True)):
+        error = caught(SerializationError, alive.echo, value)
+        assert "connected> cannot be pickled: a connection belongs to its process" in str(error)
+
+
 def test_a_result_that_fails_to_load_is_an_error(alive):
     error = caught(SerializationError, alive.unloadable)
     assert "not to be loaded" in str(error)

@@ -108,7 +108,7 @@ def describe(
     Args:
         exc: Any exception, raised or not.
         dumps: Pickles one argument or attribute; may raise anything.
-        skip_frames: Frames at the beginning of each traceback for which this is true are left out.
+        skip_frames: Frames at both ends of each traceback for which this is true are left out.
         host: What this side calls itself; :func:`rebuild` uses it if it knows no better label.
     """
     failure: Optional[Failure] = _try(None, _Description(dumps, skip_frames).take, exc)
@@ -173,7 +173,9 @@ class _Description:
         return number
 
     def frames(self, exc: BaseException) -> Node:
-        return {"frames": _try((), tracebacks.take_traceback, _get(exc, "__traceback__"), self.skip_frames)}
+        tb = _get(exc, "__traceback__")
+        frames = _try((), tracebacks.take_traceback, tb, self.skip_frames)
+        return {"frames": frames, "no_users_frames": tb is not None and not frames}
 
     def state(self, exc: BaseException) -> Node:
         """Return what is not in :func:`_bare_node`."""
@@ -224,12 +226,9 @@ class _Description:
 
     def lines(self, exc: BaseException, node: Node) -> List[str]:
         """Return the traceback as text, within bounds."""
-        tb = _get(exc, "__traceback__")
-        while tb is not None and tb.tb_next is not None and self.skip_frames(tb.tb_frame):
-            tb = tb.tb_next
         lines = None
-        if sum(1 for _ in traceback.walk_tb(tb)) <= MAX_FORMATTED:
-            lines = _try(None, traceback.format_exception, type(exc), exc, tb)
+        if sum(1 for _ in traceback.walk_tb(_get(exc, "__traceback__"))) <= MAX_FORMATTED:
+            lines = _try(None, self.formatted, exc)
         kept: List[str] = []
         room = MAX_TEXT
         for line in lines or _plain_lines(node):
@@ -239,6 +238,23 @@ class _Description:
                 return [*kept, "[the rest of the traceback is left out]\n", _headline(node) + "\n"]
             kept.append(short)
         return kept
+
+    def formatted(self, exc: BaseException) -> List[str]:
+        """Do what traceback.format_exception does, without our frames."""
+        whole = traceback.TracebackException(type(exc), exc, _get(exc, "__traceback__"))
+        unseen: List[Tuple[traceback.TracebackException, BaseException]] = [(whole, exc)]
+        seen = set()
+        while unseen:
+            shown, each = unseen.pop()
+            if id(shown) in seen:
+                continue
+            seen.add(id(shown))
+            kept, start = tracebacks.find_users_part(_get(each, "__traceback__"), self.skip_frames)
+            shown.stack[:] = shown.stack[start : start + len(kept)]
+            pairs = [(getattr(shown, link), _get(each, link)) for link in ("__cause__", "__context__")]
+            pairs += zip(getattr(shown, "exceptions", None) or (), getattr(each, "exceptions", ()))
+            unseen += [(there, here) for there, here in pairs if there is not None and here is not None]
+        return list(whole.format())
 
 
 def _bare_node(exc: BaseException) -> Node:
@@ -325,6 +341,9 @@ class _Rebuilding:
         self.made[number] = exc
         self.unjoined.append(number)
         notes = list(node["notes"])
+        if number == 0 and node.get("no_users_frames") and self.host:
+            # No file name says it.
+            notes.append(f"raised on {self.host}")
         if node.get("left_out"):
             notes.append(f"{node['left_out']} more exceptions of this group were left out")
         if notes:

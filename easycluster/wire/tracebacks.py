@@ -12,10 +12,11 @@ What crosses is a tuple of entries, outermost first.  An entry is a tuple of bui
     end_line, column, end_column
                 the part of the line that failed (columns in UTF-8 bytes), None before Python 3.11
     module      ``__name__`` of the frame's globals
-    hidden      True if the function set ``__tracebackhide__``
+    hidden      True if the function set ``__tracebackhide__``, and for frames of ours between the user's
 
 :func:`make_traceback` builds frames that Python, pytest and pdb treat like any other: their file name carries the
-host, and the source goes to :mod:`linecache` under that name.
+host, and the source goes to :mod:`linecache` under that name.  What is not a file, ``<execblock 1>``, becomes
+``host:(execblock 1)``: pytest leaves out frames with angle brackets in places, because it finds no source for them.
 
 This module is shipped to the far side: standard library of Python 3.8 only.
 """
@@ -29,7 +30,7 @@ import sys
 from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-__all__ = ["Entry", "is_ours", "make_traceback", "take_traceback"]
+__all__ = ["DEFINITIONS_ORIGIN", "Entry", "find_users_part", "is_ours", "make_traceback", "take_traceback"]
 
 Entry = Tuple[Any, ...]
 
@@ -47,17 +48,43 @@ MAX_LINENO = 200_000
 # Files whose far-side source is kept here: scripts sent to execblock have a new name each.
 MAX_FILES = 1000
 
-# Modules below our own name that hold what users wrote: ``define_common`` and the roles of a lab.
-_DEFINITIONS = ("easycluster.remote_code", "easycluster.lab.roles.")
+# Where the modules of ``define_common`` say they are from: below our own name too they hold what users wrote.
+DEFINITIONS_ORIGIN = "easycluster definitions"
+
+# Parts of Python, and of what helps it, that our own code works through: importing a name, pickling a value.  Frames of
+# theirs at either end of a traceback say as little to the user as ours do.
+_MACHINERY = ("importlib.", "_frozen_importlib", "pickle.", "copyreg.", "cloudpickle.")
 
 # What make_traceback put into linecache, oldest first.
 _registered: Dict[str, List[str]] = {}
 
 
 def is_ours(frame: FrameType) -> bool:
-    """Whether a frame belongs to EasyCluster itself and not to code that a user sent."""
+    """Whether a frame belongs to EasyCluster, or to what it works through, and not to code that a user sent."""
     module = frame.f_globals.get("__name__")
-    return isinstance(module, str) and module.startswith("easycluster.") and not module.startswith(_DEFINITIONS)
+    if not isinstance(module, str):
+        return False
+    if module.startswith("easycluster."):
+        return getattr(frame.f_globals.get("__spec__"), "origin", None) != DEFINITIONS_ORIGIN
+    return f"{module}.".startswith(_MACHINERY)
+
+
+def find_users_part(tb: Optional[TracebackType], skip: Callable[[FrameType], bool]) -> Tuple[List[TracebackType], int]:
+    """Find what remains of a traceback without the frames at both ends for which ``skip`` is true.
+
+    Returns:
+        The entries that remain, and how many there are before them.
+    """
+    tracebacks = []
+    while tb is not None:
+        tracebacks.append(tb)
+        tb = tb.tb_next
+    start, end = 0, len(tracebacks)
+    while start < end and skip(tracebacks[start].tb_frame):
+        start += 1
+    while start < end and skip(tracebacks[end - 1].tb_frame):
+        end -= 1
+    return tracebacks[start:end], start
 
 
 def take_traceback(tb: Optional[TracebackType], skip: Callable[[FrameType], bool] = is_ours) -> Tuple[Entry, ...]:
@@ -68,25 +95,20 @@ def take_traceback(tb: Optional[TracebackType], skip: Callable[[FrameType], bool
 
     Args:
         tb: Where to begin; None gives an empty tuple.
-        skip: Frames at the beginning for which this is true are left out, except that the last frame stays.
+        skip: Frames at both ends for which this is true are left out, so that the last one shown is a line that the
+            user wrote; if it is true for all, none is left.  Those in between are marked as hidden.
     """
-    tracebacks = []
-    while tb is not None:
-        tracebacks.append(tb)
-        tb = tb.tb_next
-    start = 0
-    while start < len(tracebacks) - 1 and skip(tracebacks[start].tb_frame):
-        start += 1
-    for filename in {each.tb_frame.f_code.co_filename for each in tracebacks[start:]}:
+    tracebacks, _ = find_users_part(tb, skip)
+    for filename in {each.tb_frame.f_code.co_filename for each in tracebacks}:
         linecache.checkcache(filename)
     entries: List[Entry] = []
     # One entry object a place: the pickle of a deep recursion then holds its source once.
     known: Dict[Tuple[int, int, int], Entry] = {}
-    for each in tracebacks[start:]:
+    for each in tracebacks:
         key = (id(each.tb_frame.f_code), each.tb_lasti, each.tb_lineno or 0)
         entry = known.get(key)
         if entry is None:
-            entry = known[key] = _take_entry(each)
+            entry = known[key] = _take_entry(each, skip(each.tb_frame))
         entries.append(entry)
     return tuple(_cut(_fold(entries)))
 
@@ -108,13 +130,13 @@ def make_traceback(entries: Sequence[Entry], host: str) -> Optional[TracebackTyp
     return tb
 
 
-def _take_entry(tb: TracebackType) -> Entry:
+def _take_entry(tb: TracebackType, hidden: bool) -> Entry:
     frame, code = tb.tb_frame, tb.tb_frame.f_code
     line = tb.tb_lineno or code.co_firstlineno
     end_line, column, end_column = _positions(tb)
     first, source = _function_source(frame, line)
     # f_locals is a copy made on demand, so it is asked for only where it can matter.
-    hidden = "__tracebackhide__" in code.co_varnames and frame.f_locals.get("__tracebackhide__") is True
+    hidden = hidden or ("__tracebackhide__" in code.co_varnames and frame.f_locals.get("__tracebackhide__") is True)
     module = frame.f_globals.get("__name__")
     module = module if type(module) is str else ""
     return code.co_filename, line, code.co_name, first, source, end_line, column, end_column, module, hidden
@@ -191,7 +213,8 @@ def _make_frame(entry: Entry, host: str) -> Tuple[FrameType, int, int]:
     """Return a frame, the offset of an instruction in it, and the line number, for a place on another machine."""
     filename, line, name, first, source, end_line, column, end_column, module, hidden = entry
     if host:
-        filename = f"{host}:{filename}"
+        is_file = not (filename.startswith("<") and filename.endswith(">"))
+        filename = f"{host}:{filename}" if is_file else f"{host}:({filename[1:-1]})"
         _register_source(filename, first, source)
     line, first = _as_line(line), _as_line(first)
     tree = ast.parse("def function():\n yield")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import linecache
 import os
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
 import traceback
+import types
 import weakref
 from pathlib import Path
 
@@ -487,26 +490,77 @@ def run_as(module, source, **names):
     exec(compile(source, f"/far/{module}.py", "exec"), {"__name__": module, **names})
 
 
-def test_the_frames_that_lead_into_the_users_code_are_left_out():
-    call = lambda: throw(ValueError("x"))  # noqa: E731
-    exc = raised(run_as, "easycluster.far.worker", "call()", call=call)
-    failure = describe(exc, skip_frames=lambda frame: frame.f_code.co_name != "<lambda>")
-    assert [entry.name for entry in exc_frames(rebuild(failure))] == ["<lambda>", "throw"]
-    assert "run_as" not in "".join(failures.text(failure))
+OURS = "easycluster.far.worker"
+# Where a definitions module says it is from.
+DEFINITIONS = types.SimpleNamespace(origin="easycluster definitions")
 
 
-def test_our_own_frames_at_the_beginning_are_left_out_and_the_last_one_stays():
-    def throw_tb(module):
-        return raised(run_as, module, "def inner():\n  raise ValueError\ninner()").__traceback__.tb_next.tb_next
+def users_frames(exc):
+    """Names of the frames that are shown, which the text must have too."""
+    failure = describe(exc)
+    names = [entry.name for entry in exc_frames(rebuild(failure))]
+    assert re.findall(r'File ".*", line \d+, in (.*)\n', "".join(failures.text(failure))) == names
+    return names
 
-    users = ["<module>", "inner"]
-    for module, want in [
-        ("easycluster.far.worker", ["inner"]),
-        ("easycluster.remote_code", users),
-        ("easycluster.lab.roles.gpu", users),
-    ]:
-        exc = ValueError().with_traceback(throw_tb(module))
-        assert [entry.name for entry in exc_frames(cross(exc))] == want
+
+def test_our_frames_that_lead_into_the_users_code_are_left_out():
+    exc = raised(run_as, OURS, "call()", call=lambda: throw(ValueError("x")))
+    assert users_frames(exc.with_traceback(exc.__traceback__.tb_next.tb_next)) == ["<lambda>", "throw"]
+
+
+def test_our_frames_that_the_users_code_leads_into_are_left_out():
+    exc = raised(run_as, OURS, "def find(): raise AttributeError('iner')\nfind()")
+    assert users_frames(exc) == ["raised", "run_as"]
+
+
+def test_an_error_that_is_all_ours_has_no_frames():
+    exc = raised(run_as, OURS, "def find(): raise AttributeError('iner')\nfind()")
+    failure = describe(exc.with_traceback(exc.__traceback__.tb_next.tb_next))
+    assert rebuild(failure).__traceback__ is None
+    assert failures.text(failure) == ["AttributeError: iner\n"]
+
+
+def test_our_frames_between_the_users_are_hidden():
+    exc = raised(run_as, OURS, "def call(): throw(ValueError())\ncall()", throw=throw)
+    got = [(frame.f_code.co_name, "__tracebackhide__" in frame.f_globals) for frame in walk(cross(exc))]
+    assert got == [("raised", False), ("run_as", False), ("<module>", True), ("call", True), ("throw", False)]
+
+
+def walk(exc):
+    return [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
+
+
+def test_the_machinery_of_an_import_that_fails_is_left_out():
+    assert users_frames(raised(importlib.import_module, "no_such_module")) == ["raised"]
+
+
+def test_our_frames_are_left_out_of_causes_and_group_members_too(group_class):
+    ours = raised(run_as, OURS, "1 / 0")
+    exc = raised(throw, group_class("g", [raised(run_as, OURS, "2 / 0")]), ours)
+    text = "".join(failures.text(describe(exc)))
+    assert text.count("ZeroDivisionError") == 2
+    assert OURS not in text
+
+
+@pytest.mark.parametrize(
+    ("module", "spec", "want"),
+    [
+        ("easycluster.remote_code", DEFINITIONS, ["<module>", "inner"]),
+        ("easycluster.of_the_user", DEFINITIONS, ["<module>", "inner"]),
+        ("easycluster_roles.gpu", None, ["<module>", "inner"]),
+        ("easycluster.far.worker", None, []),
+    ],
+)
+def test_definitions_below_our_name_are_the_users(module, spec, want):
+    exc = raised(run_as, module, "def inner():\n  raise ValueError\ninner()", __spec__=spec)
+    assert users_frames(exc.with_traceback(exc.__traceback__.tb_next.tb_next)) == want
+
+
+def test_what_is_not_a_file_loses_its_angle_brackets():
+    """pytest leaves out frames that have both of them in places."""
+    exc = raised(eval, compile("1 / 0", "<eval 1>", "eval"))
+    assert exc_frames(exc)[-1].filename == "<eval 1>"
+    assert exc_frames(cross(exc))[-1].filename == "gpu01:(eval 1)"
 
 
 def test_compiled_text_without_source_still_has_its_frames():

@@ -179,6 +179,50 @@ def test_error_in_a_file_names_file_and_line(name, tmp_path):
     assert caught.value.__notes__ == [f"in {path} (definitions of {name}), line 2: import no_such_driver"]
 
 
+def test_text_from_a_file_has_the_lines_of_that_file(name, tmp_path):
+    path = tmp_path / "lab.yaml"
+    define_common("def fail():\n    return 1 / 0\n", name, filename=path, first_line=12)
+    with pytest.raises(ZeroDivisionError) as caught:
+        sys.modules[name].fail()
+    frame = traceback.extract_tb(caught.value.__traceback__)[-1]
+    assert (frame.filename, frame.lineno, frame.line) == (str(path), 13, "return 1 / 0")
+    assert inspect.getsource(sys.modules[name].fail) == "def fail():\n    return 1 / 0\n"
+
+
+def test_every_part_of_a_file_keeps_its_lines(name, tmp_path):
+    path = tmp_path / "lab.yaml"
+    for number, line in enumerate((20, 1, 10)):
+        define_common(f"def part_{number}():\n    pass\n", name, filename=path, first_line=line)
+    for number in range(3):
+        source = inspect.getsource(getattr(sys.modules[name], f"part_{number}"))
+        assert source == f"def part_{number}():\n    pass\n"
+
+
+def test_a_part_of_a_file_defined_twice_is_sent_once_unless_it_moved_or_changed(name, tmp_path):
+    for text, line in [("x = 1", 3), ("x = 1", 3), ("x = 1", 4), ("x = 2", 4)]:
+        define_common(text, name, filename=tmp_path / "lab.yaml", first_line=line)
+    assert [(block.source, block.first_line) for block in blocks_since(name)] == [
+        ("x = 1", 3),
+        ("x = 1", 4),
+        ("x = 2", 4),
+    ]
+
+
+def test_error_in_a_part_of_a_file_names_file_and_line(name, tmp_path):
+    path = tmp_path / "lab.yaml"
+    with pytest.raises(SyntaxError) as caught:
+        define_common("x = 1\nreturn x\n", name, filename=path, first_line=7)
+    assert (caught.value.filename, caught.value.lineno, caught.value.text) == (str(path), 8, "return x")
+    assert caught.value.__notes__ == [f"in {path} (definitions of {name}), line 8: return x"]
+
+
+def test_only_text_may_be_said_to_be_from_a_file(name, tmp_path):
+    with pytest.raises(TypeError, match=r"^filename= says where text is from, but the code is a PosixPath$"):
+        define_common(tmp_path / "gpu.py", name, filename="lab.yaml")
+    with pytest.raises(ValueError, match=r"^first_line counts from 1, so it cannot be 0$"):
+        define_common("x = 1", name, filename="lab.yaml", first_line=0)
+
+
 def test_module_is_sent_whole_under_its_own_name(name, project):
     from mylab import gpu
 

@@ -9,6 +9,7 @@ A block is evaluated under a name of its own, which :mod:`linecache` knows::
 
     <easycluster.remote_code block 2>   text; blocks are numbered from 1
     /home/me/suite/remote/gpu.py        a file or module: its path on the near side
+    /home/me/suite/lab.yaml             text with filename= and first_line=: the lines of that file
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import sys
 import threading
 from types import CodeType, ModuleType
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple, Union
+
+from easycluster.wire.tracebacks import DEFINITIONS_ORIGIN
 
 __all__ = [
     "DEFAULT_MODULE",
@@ -55,6 +58,7 @@ class Block(NamedTuple):
         target: Name of the module that the text is the whole of, ``""`` for code that belongs into
             ``module`` itself.
         package: True if ``target`` is a package.
+        first_line: Line of the file that the text begins on, from 1; 0 if it is not a part of a file.
     """
 
     module: str
@@ -63,6 +67,7 @@ class Block(NamedTuple):
     source: str
     target: str = ""
     package: bool = False
+    first_line: int = 0
 
     def __str__(self) -> str:
         if self.target:
@@ -72,10 +77,23 @@ class Block(NamedTuple):
         return f"{self.filename} (definitions of {self.module})"
 
 
-def remember_source(filename: str, source: str) -> None:
-    """Let tracebacks, :mod:`inspect` and debuggers show the lines of ``source``."""
+def remember_source(filename: str, source: str, first_line: int = 0) -> None:
+    """Let tracebacks, :mod:`inspect` and debuggers show the lines of ``source``.
+
+    Args:
+        filename: What frames name as their file.
+        source: The text.
+        first_line: Line that it begins on where it is a part of the file, so that other parts stay known; else 0.
+    """
+    lines = source.splitlines(True)
+    if first_line:
+        known = linecache.cache.get(filename)
+        others = list(known[2]) if known is not None and len(known) > 2 and known[1] is None else []
+        others += ["\n"] * (first_line - 1 + len(lines) - len(others))
+        others[first_line - 1 : first_line - 1 + len(lines)] = lines
+        lines = others
     # Without a modification time, linecache.checkcache() never looks for a file of that name.
-    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
 
 
 def forget_source(filename: str) -> None:
@@ -91,13 +109,14 @@ def add_note(exc: BaseException, note: str) -> None:
         exc.__notes__ = [*(notes if isinstance(notes, list) else []), note]  # type: ignore[attr-defined]  # 3.11
 
 
-def compile_source(source: str, filename: str, mode: str = "exec") -> CodeType:
+def compile_source(source: str, filename: str, mode: str = "exec", first_line: int = 0) -> CodeType:
     """Compile text that was perhaps written inside an indented string.
 
     Args:
         source: The text.
         filename: What frames and errors name as its file; known to :mod:`linecache` afterwards.
         mode: ``"exec"`` or ``"eval"``.
+        first_line: Line of the file that the text begins on, if it is a part of it.
 
     Raises:
         SyntaxError: With the line it is about, whatever file of that name the disk holds.
@@ -108,7 +127,9 @@ def compile_source(source: str, filename: str, mode: str = "exec") -> CodeType:
         import textwrap
 
         source = textwrap.dedent(source)
-    remember_source(filename, source)
+    remember_source(filename, source, first_line)
+    # So that code and errors have the lines of the file.
+    source = "\n" * (first_line - 1) + source
     try:
         code = compile(source, filename, mode, dont_inherit=True)
     except SyntaxError as exc:
@@ -159,13 +180,20 @@ class Definitions:
         self.keep_source = keep_source
         self.blocks: List[Block] = []
         self.applied = 0
-        self._files: Dict[str, str] = {}
+        # The text of each file, and of each part of one by its first line, as it was last defined.
+        self._files: Dict[Tuple[str, int], str] = {}
         # What was defined and evaluated here.  Where both sides are one process, apply() leaves it be.
         self._evaluated: Set[Block] = set()
         # Defined with local="lazy" and not evaluated yet; see __getattr__ of the module.
         self._pending: List[Block] = []
 
-    def define(self, code: Code, local: Union[bool, str] = True) -> None:
+    def define(
+        self,
+        code: Code,
+        local: Union[bool, str] = True,
+        filename: Union[str, os.PathLike[str], None] = None,
+        first_line: int = 1,
+    ) -> None:
         """Add code to the module.
 
         Args:
@@ -174,6 +202,8 @@ class Definitions:
                 module as well.  A file or module that did not change since is not added again.
             local: True to evaluate it here at once, False to leave it to the far side, ``"lazy"``
                 to evaluate it here when something asks this module for a name it does not have.
+            filename: The file that text was taken from, for tracebacks.
+            first_line: Line of that file that the text begins on, from 1.
 
         Raises:
             SyntaxError: If the text cannot be compiled here (only when it is evaluated here).
@@ -182,8 +212,8 @@ class Definitions:
         if local not in (True, False, "lazy"):
             raise ValueError(f"local must be True, False or 'lazy', not {local!r}")
         with _lock:
-            block = self._make_block(code)
-            if block.filename in self._files and self._files[block.filename] == block.source:
+            block = self._make_block(code) if filename is None else self._make_part(code, filename, first_line)
+            if self._files.get((block.filename, block.first_line)) == block.source:
                 return
             if local == "lazy":
                 self._pending.append(block)
@@ -193,7 +223,7 @@ class Definitions:
                 self._evaluate(block, code if isinstance(code, ModuleType) else None)
                 self._evaluated.add(block)
             if not block.filename.startswith("<"):
-                self._files[block.filename] = block.source
+                self._files[block.filename, block.first_line] = block.source
             if self.keep_source:
                 self.blocks.append(block)
 
@@ -254,10 +284,19 @@ class Definitions:
             return Block(name, position, filename, read_source(filename))
         raise TypeError(f"definitions are text, a pathlib.Path or a module, not {type(code).__name__}")
 
+    def _make_part(self, code: Code, filename: Union[str, os.PathLike[str]], first_line: int) -> Block:
+        if not isinstance(code, str):
+            raise TypeError(f"filename= says where text is from, but the code is a {type(code).__name__}")
+        if first_line < 1:
+            raise ValueError(f"first_line counts from 1, so it cannot be {first_line!r}")
+        return Block(
+            self.module.__name__, len(self.blocks), os.path.abspath(os.fspath(filename)), code, first_line=first_line
+        )
+
     def _evaluate(self, block: Block, present: Optional[ModuleType]) -> None:
         try:
             if not block.target:
-                code = compile_source(block.source, block.filename)
+                code = compile_source(block.source, block.filename, first_line=block.first_line)
                 exec(code, self.module.__dict__)
             else:
                 module = present or _make_whole_module(block)
@@ -293,13 +332,19 @@ def definitions_module(name: str = DEFAULT_MODULE, keep_source: bool = True) -> 
     return definitions(name, keep_source).module
 
 
-def define_common(code: Code, name: str = DEFAULT_MODULE, local: Union[bool, str] = True) -> None:
+def define_common(
+    code: Code,
+    name: str = DEFAULT_MODULE,
+    local: Union[bool, str] = True,
+    filename: Union[str, os.PathLike[str], None] = None,
+    first_line: int = 1,
+) -> None:
     """Define functions and classes on both sides, in the module ``name``.
 
     A client sends them when it connects and at ``update_definitions()``.  See :meth:`Definitions.define`
-    for ``code`` and ``local``.
+    for the arguments.
     """
-    definitions(name).define(code, local)
+    definitions(name).define(code, local, filename, first_line)
 
 
 def definitions(name: str, keep_source: bool = True, make_packages: bool = False) -> Definitions:
@@ -329,7 +374,7 @@ def definitions(name: str, keep_source: bool = True, make_packages: bool = False
                 name=name,
             )
         module = ModuleType(name, "Definitions that EasyCluster evaluates on both sides.")
-        module.__spec__ = importlib.machinery.ModuleSpec(name, None, origin="easycluster definitions")
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None, origin=DEFINITIONS_ORIGIN)
         module.__package__ = name.rpartition(".")[0]
         record = Definitions(module, keep_source)
         exec(compile(PRELUDE, f"<{name}>", "exec", dont_inherit=True), module.__dict__)

@@ -165,7 +165,7 @@ class _Reader(References):
             for name, place in only.get("code_files", ())
         ]
         if "code" in only:
-            blocks.append(inline_block(only["code"], self._problems))
+            blocks.append(inline_block(only["code"], self._files.folder(only["code"].place), self._problems))
         return [block for block in blocks if block is not None]
 
     def _check_function(self, name: str, place: Place, defined: Mapping[str, Place], role: str) -> None:

@@ -48,14 +48,14 @@ class CodeBlock:
 
     Attributes:
         source: Its text.
-        path: The file it is the whole of, or None for ``code:`` in the inventory.
+        path: The file it is in: an entry of ``code_files:``, or the lab file for ``code:``.
         shown: How messages name its file.
         first_line: Line of that file that the first line of ``source`` is on.
         column: Columns that the inventory's indentation took from each line.
     """
 
     source: str
-    path: Path | None
+    path: Path
     shown: str
     first_line: int = 1
     column: int = 0
@@ -65,15 +65,16 @@ class CodeBlock:
         return Place(self.shown, self.first_line + line - 1, self.column + offset + 1, width)
 
 
-def inline_block(leaf: Leaf, problems: Problems) -> CodeBlock:
-    """The block for a ``code:`` key."""
+def inline_block(leaf: Leaf, folder: Path, problems: Problems) -> CodeBlock:
+    """The block for a ``code:`` key of a lab file in ``folder``."""
+    path = folder / Path(leaf.place.file).name
     if not leaf.block:
-        return CodeBlock(leaf.text, None, leaf.place.file, leaf.place.line, leaf.place.column - 1)
+        return CodeBlock(leaf.text, path, leaf.place.file, leaf.place.line, leaf.place.column - 1)
     first = leaf.place.line + 1
     line = next((one for one in leaf.text.split("\n") if one.strip()), "")
     number = leaf.text.split("\n").index(line) if line else 0
     written = problems.line(Place(leaf.place.file, first + number, 1))
-    return CodeBlock(leaf.text, None, leaf.place.file, first, max(0, len(written.rstrip()) - len(line.rstrip())))
+    return CodeBlock(leaf.text, path, leaf.place.file, first, max(0, len(written.rstrip()) - len(line.rstrip())))
 
 
 def file_block(name: str, place: Place, folder: Path, problems: Problems) -> CodeBlock | None:
@@ -193,6 +194,6 @@ def define_module(role: str, blocks: tuple[CodeBlock, ...]) -> str:
         if name not in _defined:
             module = definitions_module(name)
             for block in blocks:
-                module.define(block.path or block.source, local="lazy")
+                module.define(block.source, local="lazy", filename=block.path, first_line=block.first_line)
             _defined[name] = digest
     return name

@@ -6,6 +6,7 @@ import importlib
 import os
 import threading
 import time
+import traceback
 
 import pytest
 
@@ -114,6 +115,15 @@ def test_classes_of_role_code_are_the_same_on_both_sides(lab):
     module = importlib.import_module(type(caught.value).__module__)
     assert module.__name__.startswith("easycluster_roles.gpu")
     assert type(caught.value) is module.DriverError
+
+
+def test_a_far_side_traceback_has_the_lines_of_the_lab_file(lab, lab_file):
+    with pytest.raises(Exception, match="boo") as caught:
+        lab["gpu01"].fail("boo")
+
+    frame = traceback.extract_tb(caught.value.__traceback__)[-1]
+    line = LAB.splitlines().index("          raise DriverError(text)") + 1
+    assert (frame.filename, frame.lineno, frame.line) == (f"gpu01:{lab_file}", line, "raise DriverError(text)")
 
 
 def test_hosts_of_one_lab_are_processes_of_their_own(lab):

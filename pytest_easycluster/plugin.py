@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_easycluster import tracebacks
 from pytest_easycluster.fixtures import ec, ec_host, ec_inventory, gpu_node, remote_hosts, san_target
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers, and read the lab file if there is one."""
+    """Register the markers and what shortens tracebacks, and read the lab file if there is one."""
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    config.pluginmanager.register(tracebacks, "easycluster-tracebacks")
     wanted = config.getoption("ec_inventory") or config.getini("ec_inventory")
     # `pytest --help --ec-inventory x` is a question about pytest, not about x.
     if wanted and not config.getoption("help", False):

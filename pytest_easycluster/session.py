@@ -14,7 +14,6 @@ from easycluster.lab import DEFAULT_FIXTURES, InventoryError, Lab, read_inventor
 from pytest_easycluster.access import LAB
 from pytest_easycluster.fixtures import make_fixtures
 from pytest_easycluster.report import LiveOutput, add_sections, header
-from pytest_easycluster.tracebacks import hide_our_frames
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -75,12 +74,8 @@ class LabSession:
         return header(self.lab.inventory)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Add what far sides printed; leave our own frames out of tracebacks."""
-        if call.excinfo is not None:
-            hide_our_frames(call.excinfo.value)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Add what far sides printed."""
         report = yield
         # What a far side says while another kind of test runs is for the next one that uses the lab.
         if self._fixtures.intersection(getattr(item, "fixturenames", ())):

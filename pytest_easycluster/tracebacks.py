@@ -1,38 +1,85 @@
 """Keeps EasyCluster's own frames out of pytest's tracebacks: a far-side failure reads as if it were here.
 
-``--full-trace`` shows them all the same.
+``--full-trace`` shows them all the same.  A plugin of its own, so that who works on EasyCluster can do without it:
+``-p no:easycluster-tracebacks``.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from easycluster import errors
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import TracebackType
 
-# Frames of the near side's library and plugin; far-side ones have the host in front of their file name.
-_OURS = tuple(os.path.dirname(os.path.abspath(one)) + os.sep for one in (errors.__file__, __file__))
-
+# What our code has values pickled by.
+_PICKLING = ("copyreg", "pickle", "cloudpickle")
 
 _OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception)
 
 
-def hide_our_frames(exc: BaseException) -> None:
-    """Mark the modules that an exception passed through, so that pytest leaves their frames out."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Leave our own frames out of what the report shows."""
+    # Not imported, it has no part in the failure.
+    if call.excinfo is not None and "easycluster.errors" in sys.modules and not item.config.getoption("fulltrace"):
+        leave_out_our_own(call.excinfo.value)
+
+
+def leave_out_our_own(exc: BaseException) -> None:
+    """Hide the frames of ours in an exception and all it hangs together with, and causes that lie within our code."""
     if isinstance(exc, _OUTCOMES):
         return  # a sentence of ours without traceback; pytest would say that all of it is hidden
-    for error in _whole(exc, set()):
-        traceback = error.__traceback__
-        while traceback is not None:
-            frame = traceback.tb_frame
-            if frame.f_code.co_filename.startswith(_OURS):
-                frame.f_globals["__tracebackhide__"] = True
-            traceback = traceback.tb_next
+    from easycluster.errors import EasyClusterError
+
+    # Frames of the near side's library and plugin; far-side ones have the host in front of their file name.
+    ours = tuple(os.path.dirname(str(sys.modules[name].__file__)) + os.sep for name in ("easycluster", __package__))
+    for error in list(_whole(exc, set())):
+        for traceback in _entries(error):
+            if _is_ours(traceback, ours):
+                # pytest asks the locals of a frame, and then the globals.
+                traceback.tb_frame.f_globals["__tracebackhide__"] = True
+        if isinstance(error, EasyClusterError):
+            _leave_out_inner_causes(error, ours)
+
+
+def _leave_out_inner_causes(error: BaseException, ours: tuple[str, ...]) -> None:
+    """Unlink causes without a frame of the user's: our sentence already says what they say."""
+    cause = first = _before(error)
+    seen = {id(error)}  # causes that came from a far side may go round in a circle
+    while cause is not None and all(_is_inside(traceback, ours) for traceback in _entries(cause)):
+        seen.add(id(cause))
+        cause = _before(cause)
+        if id(cause) in seen:
+            cause = None
+    if cause is not first:
+        error.__cause__, error.__context__ = None, cause
+        error.__suppress_context__ = cause is None
+
+
+def _before(exc: BaseException) -> BaseException | None:
+    """The exception that is shown before this one."""
+    return exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
+
+
+def _is_ours(traceback: TracebackType, ours: tuple[str, ...]) -> bool:
+    return traceback.tb_frame.f_code.co_filename.startswith(ours)
+
+
+def _is_inside(traceback: TracebackType, ours: tuple[str, ...]) -> bool:
+    module = traceback.tb_frame.f_globals.get("__name__")
+    return _is_ours(traceback, ours) or str(module).partition(".")[0] in _PICKLING
+
+
+def _entries(exc: BaseException) -> Iterator[TracebackType]:
+    traceback = exc.__traceback__
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
 
 
 def _whole(exc: BaseException, seen: set[int]) -> Iterator[BaseException]:

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from support.sshd import sshd, sshd_factory
 
+if TYPE_CHECKING:
+    import pytest
+
 __all__ = ["sshd", "sshd_factory"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Show frames of ours in failures: here they are what is tested."""
+    if config.pluginmanager.hasplugin("easycluster-tracebacks"):
+        config.pluginmanager.unregister(name="easycluster-tracebacks")

@@ -373,13 +373,114 @@ def test_a_far_side_failure_reads_as_if_it_had_happened_here(suite):
             "    def inner(text):",
             ">       raise DriverError(text)",
             "E       *DriverError: no driver",
-            "gpu01:*: DriverError",
+            "gpu01:*lab.yaml:20: DriverError",
             "*- Captured remote stderr [[]gpu01[]] -*",
             "hot",
         ]
     )
     assert "easycluster/client" not in result.stdout.str()
     assert "Remote exception" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("gpu_node.conut(1)", "AttributeError: no 'conut' in easycluster_roles.gpu, *; did you mean 'count'[?]"),
+        ("gpu_node.count()", "TypeError: count() missing 1 required positional argument: 'x'"),
+        ("gpu_node.remote.threading.Lock()", "*.SerializationError: result: cannot pickle '_thread.lock' object; *"),
+    ],
+)
+def test_an_error_without_far_side_code_ends_at_the_line_of_the_test(suite, call, error):
+    suite.lab()
+    suite.tests(f"def test_fails(gpu_node):\n    {call}")
+
+    result = suite.run()
+
+    result.stdout.fnmatch_lines(
+        [
+            "    def test_fails(gpu_node):",
+            f">       {call}",
+            f"E       {error}",
+            "E       raised on gpu01",
+            "",
+            "test_an_error_*.py:3: *Error",
+            "*= short test summary info =*",
+        ],
+        consecutive=True,
+    )
+    assert "The above exception" not in result.stdout.str()
+
+
+def test_a_value_that_cannot_be_sent_is_one_error_at_the_line_of_the_test(suite):
+    suite.lab()
+    suite.tests("""
+        import threading
+        def test_fails(gpu_node):
+            gpu_node.count(threading.Lock())
+        """)
+
+    result = suite.run()
+
+    result.stdout.fnmatch_lines(
+        [
+            ">       gpu_node.count(threading.Lock())",
+            "E       *SerializationError: args[[]0]: cannot pickle '_thread.lock' object; *",
+            "",
+            "test_a_value_*.py:5: SerializationError",
+        ],
+        consecutive=True,
+    )
+    assert "The above exception" not in result.stdout.str()
+
+
+def test_what_the_user_was_handling_is_still_shown(suite):
+    suite.lab()
+    suite.tests("""
+        import threading
+        def test_fails(gpu_node):
+            try:
+                {}["a key"]
+            except KeyError:
+                gpu_node.count(threading.Lock())
+        """)
+
+    result = suite.run()
+
+    result.stdout.fnmatch_lines(
+        ["E*KeyError: 'a key'", "During handling of the above exception*", "E*SerializationError: *"]
+    )
+    assert "direct cause" not in result.stdout.str()
+
+
+def test_members_of_a_group_have_their_far_side_frames(suite):
+    suite.lab()
+    suite.tests("def test_pair(gpu_pair): gpu_pair.call('inner', 'no driver')")
+
+    result = suite.run()
+
+    result.stdout.fnmatch_lines(
+        ['    |   File "gpu01:*lab.yaml", line 20, in inner', '    |   File "gpu02:*lab.yaml", line 20, in inner']
+    )
+
+
+def test_far_side_failures_read_the_same_without_a_lab(suite):
+    suite.tests("""
+        import easycluster
+        from easycluster.server import spawn_local
+
+        easycluster.define_common("def fail(x):\\n    return 1 / x\\n")
+
+        def test_fails():
+            with spawn_local(label="gpu01") as rmt:
+                rmt.fail(0)
+        """)
+
+    result = suite.run(lab=None)
+
+    result.stdout.fnmatch_lines(
+        [">*rmt.fail(0)", "    def fail(x):", ">*return 1 / x", "gpu01:(easycluster.remote_code block 1):2: Zero*"]
+    )
+    assert "easycluster/client" not in result.stdout.str()
 
 
 def test_full_trace_shows_our_own_frames_too(suite):

@@ -1,7 +1,7 @@
-"""The ``easycluster`` command: makes keys, runs the server, installs it as a service.
+"""The ``easycluster`` command: makes keys, runs the server, installs it as a service, checks lab files.
 
-Its options are those of EasyCluster 0.22, flat rather than subcommands, so that
-start scripts written for it go on working.
+Its options are those of EasyCluster 0.22, flat, so that start scripts written for
+it go on working; what is new since then is a word: ``easycluster check``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done, 1 it could not be done (standard error says why) or, for
-        ``--query-installed``, not installed.
+        ``--query-installed``, not installed, 4 if ``check`` found faults.
 
     Raises:
         SystemExit: With status 2 for a wrong command line, 0 for ``--help`` and ``--version``.
@@ -37,6 +37,10 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = make_parser()
     opts = parser.parse_args(args)
     try:
+        if opts.command == "check":
+            from easycluster.cli import check
+
+            return check.run(opts)
         if opts.query_installed:
             return 0 if service.is_installed() else 1
         if opts.install:

@@ -25,7 +25,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the ``easycluster`` command."""
     parser = argparse.ArgumentParser(
         prog="easycluster",
-        description="Make keys for the EasyCluster server, run it, and install it as a service.",
+        usage="%(prog)s [options]\n       %(prog)s check FILE...",
+        description="Make keys for the EasyCluster server, run it, and install it as a service; check lab files.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -75,6 +76,16 @@ def make_parser() -> argparse.ArgumentParser:
     service.add_argument(
         "--query-installed", action="store_true", help="exit with 0 if the service is installed, with 1 if not"
     )
+
+    # prog, because argparse would begin the usage of a command with ours.
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", prog="easycluster")
+    check = commands.add_parser(
+        "check",
+        help="look lab files over without running tests",
+        description="Say of each lab file what is wrong with it, or what it has. Nothing is connected.",
+        epilog="It ends with 0 if all files are right, with 4 if there are faults.",
+    )
+    check.add_argument("files", metavar="FILE", nargs="+", help="a lab file, as pytest --ec-inventory takes it")
     return parser
 
 

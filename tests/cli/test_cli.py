@@ -96,6 +96,41 @@ def test_a_bad_port_is_a_wrong_command_line(capsys, port):
     assert f"{port!r} is not a port; give a number up to 65535" in capsys.readouterr().err
 
 
+def test_check_sums_up_lab_files_that_are_right(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lab.yaml").write_text("hosts: {'g[1:2]': {role: gpu}}")
+    assert run(capsys, "check", "lab.yaml", "lab.yaml") == (
+        0,
+        "lab.yaml: 2 hosts; gpu 2; nothing was connected\n" * 2,
+        "",
+    )
+
+
+def test_check_explains_every_fault_and_ends_with_4(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lab.yaml").write_text("hosts: {a: {rol: gpu}}")
+    status, out, err = run(capsys, "check", "lab.yaml", "missing.yaml")
+    assert (status, out) == (4, "")
+    assert err.startswith("lab.yaml:1:13: unknown key 'rol' in host 'a'\n")
+    assert "missing.yaml" in err
+
+
+def test_check_without_a_file_is_a_wrong_command_line(capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        cli.main(["check"])
+    assert "the following arguments are required: FILE" in capsys.readouterr().err
+
+
+def test_a_word_that_is_no_command_is_refused(capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        cli.main(["chek", "lab.yaml"])
+    assert "invalid choice: 'chek'" in capsys.readouterr().err
+
+
+def test_help_names_the_commands():
+    assert re.search(r"^  +check +look lab files over", make_parser().format_help(), re.MULTILINE)
+
+
 def test_importing_the_command_imports_nothing_heavy():
     code = "import sys, easycluster.cli; print([m for m in ('execnet', 'yaml', 'cloudpickle') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ def test_a_wrong_file_is_explained(tmp_path, capsys, monkeypatch):
     (tmp_path / "lab.yaml").write_text("hosts: {a: {rol: gpu}}")
     (tmp_path / "good.yaml").write_text("hosts: [a]")
 
-    assert check(["lab.yaml", "good.yaml"]) == 1
+    assert check(["lab.yaml", "good.yaml"]) == 4
     said = capsys.readouterr()
     assert said.err.startswith("lab.yaml:1:13: unknown key 'rol' in host 'a'\n")
     assert said.out == "good.yaml: 1 host; nothing was connected\n"

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import pytest
 
-from easycluster import GeneratorProxy, SelfIterProxy, SerializationError, define_common
+import easycluster
+from easycluster import (
+    CallTimeout,
+    ConnectionClosed,
+    GeneratorProxy,
+    SelfIterProxy,
+    SerializationError,
+    define_common,
+)
 
 DEFINITIONS = "contract_generators"
 
@@ -317,3 +326,38 @@ def test_a_generator_is_closed_over_there_when_its_proxy_goes(client):
     next(client.echoing())
     client.eval("None")
     assert client.ended.value == [[]]
+
+
+def test_a_deadline_ends_a_loop_that_waits_and_the_session_lives(client):
+    client.gate.clear()
+    with pytest.raises(CallTimeout, match="items of generator"), easycluster.deadline(0.5):
+        list(client.gated(20))
+    assert client.total([1, 2]) == 3
+
+
+def test_a_loop_ends_with_its_session(connect):
+    client = connect()
+    items = iter(client.count(10**9))
+    assert [next(items) for _ in range(30)] == list(range(30))
+    client.reconnect()
+    with pytest.raises(ConnectionClosed, match="its worker was replaced"):
+        list(items)
+    items = iter(client.count(10**9))
+    next(items)
+    client.close()
+    with pytest.raises(ConnectionClosed, match="the connection was closed"):
+        list(items)
+
+
+def test_threads_with_loops_of_their_own_get_their_own_items(threaded):
+    results = {}
+
+    def run(n):
+        results[n] = list(threaded.count(n))
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in (500, 1000, 1500)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {n: list(range(n)) for n in (500, 1000, 1500)}

@@ -86,6 +86,8 @@ MAX_RECORD = 256 << 10
 MAX_BUFFERS = 4096
 # From here on a buffer is an anonymous map: its pages are taken only as bytes arrive.
 _MAP_FROM = 1 << 20
+# 16 MiB.  Above this total, smaller buffers are maps as well: many of them can announce as much as one.
+MAX_UNMAPPED = 16 << 20
 
 Buffer = Union[bytes, bytearray, memoryview]
 Bulk = Union[bytearray, mmap.mmap]
@@ -150,7 +152,8 @@ def decompress(body: Buffer, limit: int) -> bytes:
         raise RemoteProtocolError(f"a compressed body of {size} bytes is above the limit of {limit}")
     inflater = zlib.decompressobj()
     try:
-        data = inflater.decompress(memoryview(body)[8:], size)
+        # A limit of 0 would be none at all.
+        data = inflater.decompress(memoryview(body)[8:], max(size, 1))
     except zlib.error as exc:
         raise RemoteProtocolError("a compressed body cannot be inflated") from exc
     if len(data) != size or inflater.unconsumed_tail or not (inflater.eof or not size):
@@ -242,7 +245,8 @@ class _Incoming:
     def __init__(self, head: Tuple[int, int, int, int], body: bytes, sizes: Sequence[int], tagged: bool) -> None:
         self.head = head
         self.body = body
-        self.buffers: List[Bulk] = [_room(size) for size in sizes]
+        map_from = _MAP_FROM if sum(sizes) <= MAX_UNMAPPED else mmap.PAGESIZE
+        self.buffers: List[Bulk] = [mmap.mmap(-1, size) if size >= map_from else bytearray(size) for size in sizes]
         # Every byte that is still to come has its place: chunk, tag, chunk, tag ...
         self.plan: List[Tuple[memoryview, Optional[bytearray]]] = []
         for buffer, size in zip(self.buffers, sizes):
@@ -262,10 +266,6 @@ class _Incoming:
         following.head, following.body, following.buffers = self.head, self.body, self.buffers
         following.plan, following.counts = self.plan[done:], [filled]
         return following
-
-
-def _room(size: int) -> Bulk:
-    return mmap.mmap(-1, size) if size >= _MAP_FROM else bytearray(size)
 
 
 class FrameDecoder:

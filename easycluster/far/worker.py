@@ -21,6 +21,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from _thread import allocate_lock, get_ident
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Set
@@ -39,13 +40,15 @@ from easycluster.link.streams import SocketStream, stream_from_fds
 from easycluster.objects.registry import Exports, Proxies
 from easycluster.version import VERSION
 from easycluster.wire.frames import MARKED, NESTED, SINGLE_THREAD, Frame, Kind
-from easycluster.wire.tracebacks import is_ours
+from easycluster.wire.tracebacks import NEAR_SIDE, is_ours
 from easycluster.wire.values import PeerInfo, Values, this_python
 
 __all__ = ["Interrupted", "WorkerSession", "main"]
 
 # Seconds that a call which runs when the session ends gets to clean up.
 LEAVE_TIME = 0.5
+
+_REPLY, _RAISE = Kind.REPLY, Kind.RAISE
 
 # Seconds between attempts to interrupt a call that goes on.
 INSIST = 0.1
@@ -74,6 +77,8 @@ class WorkerSession(PeerSession):
         self.worker = worker
         super().__init__(*args, **kwargs)
         self.name = worker.settings.get("label") or ""
+        self._reporting = worker.report_calls
+        self._loads, self._dumps = self.values.loads, self.values.dumps
 
     def operations(self) -> Dict[int, Callable[..., Any]]:
         """Return what the near side may ask for."""
@@ -124,6 +129,40 @@ class WorkerSession(PeerSession):
             running.remove(request)
         if worker.cancelled and request in worker.cancelled:
             worker.cancel_ended(request)
+
+    def answer_call(self, message: Frame, thread: _Thread) -> None:
+        """As :meth:`answer`, for a call that is not inside another one: the short way of most calls."""
+        request = message[2]
+        ident = thread.ident
+        inside, running, cancelled = self.inside, thread.running, self.worker.cancelled
+        inside[ident] = request
+        value: Any = None
+        try:
+            # In this order, see Worker.cancel.
+            running.append(request)
+            if cancelled and request in cancelled:
+                raise Interrupted
+            operation = self.load(message) if message[1] else self._loads(message[4], message[5])
+            if self._reporting:
+                self.worker.report(describe_operation(operation))
+            value = self._operations[operation[0]](*operation[1:])
+            running.pop()
+            if cancelled:
+                self.finish(request)
+            kind = _REPLY
+            reply, out = self._dumps(value, "result")
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, the caller gets it
+            self.finish(request)
+            kind = _RAISE
+            reply, out = self.dump_failure(exc)
+        del inside[ident]
+        if output.Output.dirty:
+            flags, mark = self.mark()
+            self.send(kind, request, reply, out, mark, flags)
+        else:
+            self.send(kind, request, reply, out)
+        # Not earlier: with the value may go the last proxy for an object that the answer brings back.
+        del value
 
     def answer_here(self, message: Frame) -> None:
         """Answer in a thread that waits for the near side, perhaps one that user code has started."""
@@ -196,7 +235,7 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the near side ends the data link."""
-        threading.Thread(target=self._obey, name="easycluster-control", daemon=True).start()
+        threading.Thread(target=self._listen, name="easycluster-control", daemon=True).start()
         try:
             self._run()
         finally:
@@ -237,7 +276,7 @@ class Worker:
         marker = packet.get("marker")
         if marker:
             _write_all(stream, marker)
-        near_name = self.settings.get("near_name") or "the near side"
+        near_name = self.settings.get("near_name") or NEAR_SIDE
         near = self.settings.get("near")
         exports, proxies = Exports(), Proxies(None)
         values = Values(exports, proxies, None, peer=PeerInfo(near_name, tuple(near) if near else None))
@@ -256,13 +295,20 @@ class Worker:
 
     def serve(self, session: WorkerSession, thread: _Thread) -> None:
         """Answer what arrives for a thread, until it is stopped or the link ends."""
-        main = self.main_thread
+        is_main = thread is self.main_thread
+        inbox = thread.inbox
         while True:
             try:
-                message = session.next_request(thread.inbox) if thread is main else session.wait_item(thread.inbox)
-                if message[0] == Kind.STOP_THREAD:
+                message = session.next_request(inbox) if is_main else session.wait_item(inbox)
+                if message[0] == Kind.CALL:
+                    try:
+                        session.answer_call(message, thread)
+                    except Interrupted as exc:
+                        self._answer_interrupted(session, message[2], exc)
+                elif message[0] == Kind.STOP_THREAD:
                     return
-                self._answer(session, message)
+                else:
+                    self._answer(session, message)
                 del message
             except Interrupted:
                 # Came late, outside of any call.
@@ -276,10 +322,14 @@ class Worker:
         try:
             session.answer(message)
         except Interrupted as exc:
-            # Came in the moment between the end of the call and our note of it.
-            session.finish(message[2])
-            reply, out = session.dump_failure(exc)
-            session.send(Kind.RAISE, message[2], reply, out)
+            self._answer_interrupted(session, message[2], exc)
+
+    def _answer_interrupted(self, session: WorkerSession, request: int, exc: Interrupted) -> None:
+        """The interruption came in the moment between the end of the call and our note of it."""
+        session.inside.pop(get_ident(), None)
+        session.finish(request)
+        reply, out = session.dump_failure(exc)
+        session.send(Kind.RAISE, request, reply, out)
 
     def thread(self, number: int, stop: bool) -> Optional[Waiter]:
         """Return the inbox of thread ``number``, starting it if need be."""
@@ -297,7 +347,7 @@ class Worker:
 
     def _start_thread(self, number: int) -> _Thread:
         thread = _Thread(number)
-        threading.Thread(target=self._run_thread, args=(thread,), name="easycluster-%d" % number, daemon=True).start()
+        threading.Thread(target=self._run_thread, args=(thread,), name=f"easycluster-{number}", daemon=True).start()
         return thread
 
     def _run_thread(self, thread: _Thread) -> None:
@@ -316,6 +366,14 @@ class Worker:
             self.threads_by_ident.pop(ident, None)
 
     # The keeper --------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Run :meth:`_obey`; a worker that cannot be told anything any more ends, and says why."""
+        try:
+            self._obey()
+        except BaseException:  # noqa: BLE001 - the last boundary of the thread
+            traceback.print_exc()
+            os._exit(70)
 
     def _obey(self) -> None:
         """Take packets from the keeper, in a thread of its own."""
@@ -534,8 +592,6 @@ def main(control: socket.socket, out: int, err: int, stacks: int, settings: Dict
     except (SystemExit, Interrupted):
         pass
     except BaseException:  # noqa: BLE001 - the last boundary of the process
-        import traceback
-
         traceback.print_exc()
         code = 70
     finally:

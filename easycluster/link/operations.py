@@ -21,7 +21,6 @@ from easycluster.wire.frames import Frame, Kind
 __all__ = ["Op", "PeerSession", "describe_operation"]
 
 
-
 class Op:
     """Numbers of the operations."""
 

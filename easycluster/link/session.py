@@ -51,6 +51,7 @@ __all__ = ["Expired", "Pending", "Session", "Waiter"]
 _monotonic = time.monotonic
 _pack = HEADER.pack
 _take = deque.popleft
+_CALL = Kind.CALL
 
 
 def name_parts(operation: Tuple[Any, ...]) -> List[str]:
@@ -123,8 +124,14 @@ class Session:
     ) -> None:
         self.stream = stream
         self.values = values
-        self._encoder = FrameEncoder(Mac(send_key) if send_key is not None else None)
+        mac = Mac(send_key) if send_key is not None else None
+        self._encoder = FrameEncoder(mac)
+        self._seal = mac.seal if mac is not None else None
+        self._write_map = stream.write_map
+        self._dumps = values.dumps
+        self._read_map = stream.read_map
         self._decoder = FrameDecoder(Mac(receive_key) if receive_key is not None else None, max_frame)
+        self._read_single = self._decoder.read_single
         # Bytes, how many of them are written (a list that only grows), record number after them.
         self._outgoing: Deque[Tuple[Any, List[int], int]] = deque()
         self._number = 0
@@ -223,12 +230,20 @@ class Session:
             return None, self.request(operation, thread)
         request = 0
         try:
-            body, buffers = self.values.dumps(operation, name_parts)
+            body, buffers = self._dumps(operation, name_parts)
             request = next(self._ids) & 0xFFFFFFFF
             if not buffers and len(body) <= MAX_INLINE:
                 # Nobody else reads meanwhile, so the answer needs no place of its own yet.
-                self.send(Kind.CALL, request, body, (), thread)
-                message = self._read_mine(request)
+                self.send(_CALL, request, body, (), thread)
+                self._activity += 1
+                try:
+                    message = self._read_single(self._read_map(), request)
+                except OSError as exc:
+                    self.end(exc)
+                    raise (self.ended or exc) from exc
+                watcher = self._watcher
+                if watcher is not None and watcher.parked:
+                    watcher.unpark()
                 if message is not None:
                     return message, None
             pending = Pending(operation, True)
@@ -258,7 +273,7 @@ class Session:
         """
         self._activity += 1
         try:
-            message = self._decoder.read_single(self.stream.read_map(), request)
+            message = self._read_single(self._read_map(), request)
         except OSError as exc:
             self.end(exc)
             return None
@@ -300,31 +315,54 @@ class Session:
         writing = self._writing
         while writing._is_owned():  # type: ignore[attr-defined]  # a signal left it locked
             writing.release()
+        if buffers or len(body) > MAX_INLINE or self._dropped or self.compress:
+            self._send_slowly(kind, request, body, buffers, thread, flags, deadline)
+            return
+        data = _pack(len(body), kind, flags, 0, request, thread) + body
+        with writing:
+            queue = self._outgoing
+            number = queue[-1][2] if queue else self._number
+            if self._seal is not None:
+                data = self._seal(number, data)
+                number += 1
+            counts: List[int] = []
+            queue.append((data, counts, number))
+            if len(queue) == 1:
+                try:
+                    counts.extend(self._write_map(data))
+                except BlockingIOError:
+                    pass
+                except OSError as exc:
+                    self.end(exc)
+                    raise (self.ended or exc) from exc
+                else:
+                    if counts[0] == len(data):
+                        self._number = number
+                        queue.popleft()
+                        return
+            self._drain(deadline)
+
+    def _send_slowly(
+        self,
+        kind: int,
+        request: int,
+        body: bytes,
+        buffers: Sequence[memoryview],
+        thread: int,
+        flags: int,
+        deadline: Optional[float],
+    ) -> None:
+        """Send one message that is large, or to be compressed, or has references before it."""
         if self.compress and len(body) >= COMPRESS_FROM:
             flags, body = compress(flags, body)
-        small = not buffers and len(body) <= MAX_INLINE
-        with writing:
+        with self._writing:
             if self._dropped:
                 self._queue_releases()
             queue = self._outgoing
             number = queue[-1][2] if queue else self._number
-            if small:
+            if not buffers and len(body) <= MAX_INLINE:
                 number, data = self._encoder.encode(number, _pack(len(body), kind, flags, 0, request, thread) + body)
-                counts: List[int] = []
-                queue.append((data, counts, number))
-                if len(queue) == 1:
-                    try:
-                        counts.extend(self.stream.write_map(data))
-                    except BlockingIOError:
-                        pass
-                    except OSError as exc:
-                        self.end(exc)
-                        raise (self.ended or exc) from exc
-                    else:
-                        if counts[0] == len(data):
-                            self._number = number
-                            queue.popleft()
-                            return
+                queue.append((data, [], number))
             else:
                 number, pieces = self._encoder.encode_large(number, (kind, flags, request, thread), body, buffers)
                 last = len(pieces) - 1

@@ -179,7 +179,7 @@ class FrameEncoder:
         size = len(frames)
         if size > MAX_RECORD:
             raise LocalProtocolError(f"a record of {size} bytes is above the limit of {MAX_RECORD}")
-        return number + 1, b"".join((_LENGTH.pack(size), mac.tag(number, frames), frames))
+        return number + 1, mac.seal(number, frames)
 
     def encode_large(
         self, number: int, head: Tuple[int, int, int, int], body: bytes, buffers: Sequence[memoryview]
@@ -301,18 +301,15 @@ class FrameDecoder:
             return None
         chunks.extend(reads)
         data = chunks[0]
-        size = len(data)
         mac = self._mac
         if mac is not None:
-            if size < 52 or _LENGTH.unpack_from(data)[0] != size - 36:
-                return None
-            body = data[36:]
-            if not mac.verify(number, body, data[4:36]):
+            body = mac.open(number, data)
+            if body is None:
                 return None
             data = body
-            size -= 36
             number += 1
-        elif size < 16:
+        size = len(data)
+        if size < 16:
             return None
         length, kind, flags, _zero, found, thread = _unpack_from(data, 0)
         if length != size - 16 or flags & LARGE:

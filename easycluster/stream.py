@@ -6,7 +6,7 @@ This module is shipped to the far side.
 
 from __future__ import annotations
 
-from typing import Iterator, List, Optional, Protocol, Tuple, Union
+from typing import Any, Iterator, List, Optional, Protocol, Tuple, Union
 
 __all__ = ["ByteStream"]
 
@@ -21,6 +21,11 @@ class ByteStream(Protocol):
     stores its result without coming back to the interpreter in between, so that a signal handler
     that raises cannot lose bytes that were already read, or forget some that were written.
     """
+
+    # Function and iterables of one read, for ``map(*read_step)``: spares the busiest a call.
+    read_step: Tuple[Any, ...]
+    # Function and further iterables of one write, for ``map(write, (data,), *rest)``.
+    write_step: Tuple[Any, ...]
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when bytes arrive."""

@@ -554,4 +554,6 @@ class BaseClient(Calls, Output):
     def __getattr__(self, name: str) -> Any:
         if name[:2] == "__" and name[-2:] == "__":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return GlobalProxy(self, name)
+        # Kept: looking for a name that is not there, in all our classes, takes longer than the rest.
+        proxy = self.__dict__[name] = GlobalProxy(self, name)
+        return proxy

@@ -78,7 +78,8 @@ class WorkerSession(PeerSession):
         super().__init__(*args, **kwargs)
         self.name = worker.settings.get("label") or ""
         self._reporting = worker.report_calls
-        self._loads, self._dumps = self.values.loads, self.values.dumps
+        self._loads = self.values.loads
+        self._get_global = worker.namespace.get_global
 
     def operations(self) -> Dict[int, Callable[..., Any]]:
         """Return what the near side may ask for."""
@@ -145,7 +146,10 @@ class WorkerSession(PeerSession):
             operation = self.load(message) if message[1] else self._loads(message[4], message[5])
             if self._reporting:
                 self.worker.report(describe_operation(operation))
-            value = self._operations[operation[0]](*operation[1:])
+            if operation[0] == Op.CALL:
+                value = self._get_global(operation[1])(*operation[2], **operation[3])
+            else:
+                value = self._operations[operation[0]](*operation[1:])
             running.pop()
             if cancelled:
                 self.finish(request)

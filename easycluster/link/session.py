@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import sys
 import threading
 import time
 from _thread import allocate_lock, get_ident
@@ -201,6 +202,17 @@ class Session:
         body, buffers = self.values.dumps(operation, self.name_parts)
         pending = Pending(operation, blocking)
         pending.on_done = on_done
+        return self._send_request(pending, body, buffers, thread, deadline, nested)
+
+    def _send_request(
+        self,
+        pending: Pending,
+        body: bytes,
+        buffers: Sequence[memoryview],
+        thread: int,
+        deadline: Optional[float] = None,
+        nested: bool = True,
+    ) -> Pending:
         flags = 0
         if self.inside:
             parent = self.inside.get(get_ident())
@@ -223,21 +235,24 @@ class Session:
         Returns:
             The answer and None; or None and what to wait for.
         """
-        reading = self._reading
-        while reading._is_owned():  # type: ignore[attr-defined]  # a signal left it locked
-            reading.release()
-        if self.inside or not reading.acquire(blocking=False):
+        if self.inside:
             return None, self.request(operation, thread)
+        # Before the role is taken: how a value is pickled may be the user's code, and that may make calls.
+        body, buffers = self._dumps(operation, name_parts)
+        reading = self._reading
+        if reading._is_owned():  # type: ignore[attr-defined]  # of an RLock
+            self._reclaim(reading)
+        if not reading.acquire(blocking=False):
+            return None, self._send_request(Pending(operation, True), body, buffers, thread)
         request = 0
         try:
-            body, buffers = self._dumps(operation, name_parts)
             request = next(self._ids) & 0xFFFFFFFF
             if not buffers and len(body) <= MAX_INLINE:
                 # Nobody else reads meanwhile, so the answer needs no place of its own yet.
                 self.send(_CALL, request, body, (), thread)
                 self._activity += 1
                 try:
-                    message = self._read_single(self._read_map(), request)
+                    message = self._read_single(map(*self.stream.read_step), request)
                 except OSError as exc:
                     self.end(exc)
                     raise (self.ended or exc) from exc
@@ -263,36 +278,25 @@ class Session:
             if self._sleepers:
                 self._wake_one()
 
-    def _read_mine(self, request: int) -> Optional[Frame]:
-        """Read once; return the frame if it is the expected one and nothing else came.
-
-        The caller holds the reading role.  Whatever else comes is left in the decoder.
-
-        Args:
-            request: The request whose answer is expected; 0 for a request to thread 0.
-        """
-        self._activity += 1
-        try:
-            message = self._read_single(self._read_map(), request)
-        except OSError as exc:
-            self.end(exc)
-            return None
-        watcher = self._watcher
-        if watcher is not None and watcher.parked:
-            watcher.unpark()
-        return message
-
     def next_request(self, waiter: Waiter) -> Frame:
         """As :meth:`wait_item`, for the thread that serves thread 0."""
         reading = self._reading
-        if not waiter.items and self.ended is None and reading.acquire(blocking=False):
-            try:
-                message = self._read_mine(0)
-            finally:
-                self._leave_role()
-            if message is not None:
-                return message
-        return self.wait_item(waiter)
+        if waiter.items or self.ended is not None or not reading.acquire(blocking=False):
+            return self.wait_item(waiter)
+        try:
+            self._activity += 1
+            message: Optional[Frame] = self._read_single(map(*self.stream.read_step), 0)
+        except OSError as exc:
+            self.end(exc)
+            message = None
+        finally:
+            reading.release()
+            if self._sleepers:
+                self._wake_one()
+        watcher = self._watcher
+        if watcher is not None and watcher.parked:
+            watcher.unpark()
+        return message if message is not None else self.wait_item(waiter)
 
     def send(
         self,
@@ -313,8 +317,8 @@ class Session:
         if self.ended is not None:
             raise self.ended
         writing = self._writing
-        while writing._is_owned():  # type: ignore[attr-defined]  # a signal left it locked
-            writing.release()
+        if writing._is_owned():  # type: ignore[attr-defined]  # of an RLock
+            self._reclaim(writing)
         if buffers or len(body) > MAX_INLINE or self._dropped or self.compress:
             self._send_slowly(kind, request, body, buffers, thread, flags, deadline)
             return
@@ -329,7 +333,8 @@ class Session:
             queue.append((data, counts, number))
             if len(queue) == 1:
                 try:
-                    counts.extend(self._write_map(data))
+                    write, *rest = self.stream.write_step
+                    counts.extend(map(write, (data,), *rest))
                 except BlockingIOError:
                     pass
                 except OSError as exc:
@@ -369,6 +374,28 @@ class Session:
                 # The number counts only once all pieces are queued, which happens in one step.
                 queue.extend([(piece, [], number if at == last else self._number) for at, piece in enumerate(pieces)])
             self._drain(deadline)
+
+    def _reclaim(self, lock: Any) -> None:
+        """Release a lock that this thread holds because a signal came between taking it and the ``try`` behind it.
+
+        Raises:
+            LocalProtocolError: If the thread is in the middle of a message: a ``__del__`` that the
+                garbage collector runs, or a signal handler, makes a call of its own.
+        """
+        frame: Any = sys._getframe(1)
+        here = frame.f_code.co_filename
+        outside = False
+        while frame is not None:
+            if frame.f_code.co_filename != here:
+                outside = True
+            elif outside and frame.f_locals.get("self") is self:
+                raise LocalProtocolError(
+                    "the far side cannot be asked in the middle of another message; "
+                    "let a __del__ or a signal handler only note what is to be done"
+                )
+            frame = frame.f_back
+        while lock._is_owned():
+            lock.release()
 
     def _queue_releases(self) -> None:
         """Queue frames that give back references to the peer's objects.  Holds the writing lock."""
@@ -442,8 +469,8 @@ class Session:
         """
         items = waiter.items
         reading = self._reading
-        while reading._is_owned():  # type: ignore[attr-defined]  # a signal left it locked
-            reading.release()
+        if reading._is_owned():  # type: ignore[attr-defined]  # of an RLock
+            self._reclaim(reading)
         while not items:
             if self.ended is not None:
                 raise self.ended
@@ -537,9 +564,10 @@ class Session:
             try:
                 if decoder.in_bulk:
                     views, counts = decoder.targets()
-                    counts.extend(self.stream.readv_map(views))
-                    if not counts[-1]:
-                        return self.end(EOFError())
+                    if views:  # else a signal came between the last read and the look at what it brought
+                        counts.extend(self.stream.readv_map(views))
+                        if not counts[-1]:
+                            return self.end(EOFError())
                     decoder.digest_bulk()
                 else:
                     decoder.chunks.extend(self.stream.read_map())

@@ -9,11 +9,13 @@ This module is shipped to the far side.
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import select
 import socket
 import stat
-from typing import Callable, Iterator, List, Optional, Tuple, Union
+from typing import Any, Callable, Iterator, List, Optional, Tuple, Union
 
 __all__ = ["DataLink", "PipeStream", "SocketStream", "Stream", "stream_from_fds"]
 
@@ -28,7 +30,15 @@ Buffer = Union[bytes, bytearray, memoryview]
 
 
 class Stream:
-    """What pipes and sockets share: waiting, and giving descriptors back once."""
+    """What pipes and sockets share: waiting, and giving descriptors back once.
+
+    Attributes:
+        read_step: Function and iterables of one read: ``map(*read_step)``.
+        write_step: Function and further iterables of one write, see :meth:`write_map`.
+    """
+
+    read_step: Tuple[Any, ...]
+    write_step: Tuple[Any, ...]
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self._read_fd = read_fd
@@ -41,6 +51,15 @@ class Stream:
     def write_fileno(self) -> int:
         """Return the descriptor that becomes writable when the peer takes bytes."""
         return self._write_fd
+
+    def read_map(self) -> Iterator[bytes]:
+        """Return a map of one read."""
+        return map(*self.read_step)
+
+    def write_map(self, data: Buffer) -> Iterator[int]:
+        """Return a map of one write; running it raises BlockingIOError if there is no room."""
+        write, *rest = self.write_step
+        return map(write, (data,), *rest)
 
     def wait(
         self, *, write: bool, timeout: Optional[float], read: bool = True, wake_fd: int = -1
@@ -78,18 +97,12 @@ class PipeStream(Stream):
         super().__init__(read_fd, write_fd)
         os.set_blocking(read_fd, True)
         os.set_blocking(write_fd, False)
-
-    def read_map(self) -> Iterator[bytes]:
-        """Return a map of one read."""
-        return map(os.read, (self._read_fd,), (READ_SIZE,))
+        self.read_step = (os.read, (read_fd,), (READ_SIZE,))
+        self.write_step = (functools.partial(os.write, write_fd),)
 
     def readv_map(self, views: List[memoryview]) -> Iterator[int]:
         """Return a map of one read into ``views``."""
         return map(os.readv, (self._read_fd,), (views,))
-
-    def write_map(self, data: Buffer) -> Iterator[int]:
-        """Return a map of one write; running it raises BlockingIOError if there is no room."""
-        return map(os.write, (self._write_fd,), (data,))
 
     def shutdown(self) -> None:
         """Tell the peer that no more comes.  A read here goes on until the peer ends too."""
@@ -106,6 +119,8 @@ class PipeStream(Stream):
         for fd in {self._read_fd, self._write_fd} - {-1}:
             os.close(fd)
         self._read_fd = self._write_fd = -1
+        # The numbers may belong to somebody else from now on.
+        self.read_step, self.write_step = (_closed, (0,)), (_closed,)
 
 
 class SocketStream(Stream):
@@ -119,22 +134,14 @@ class SocketStream(Stream):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
-        self._recv = sock.recv
-        self._send = sock.send
-
-    def read_map(self) -> Iterator[bytes]:
-        """Return a map of one read."""
-        return map(self._recv, (READ_SIZE,))
+        self.read_step = (sock.recv, (READ_SIZE,))
+        self.write_step = (sock.send, (_DONTWAIT,))
 
     def readv_map(self, views: List[memoryview]) -> Iterator[int]:
         """Return a map of one read into ``views``."""
         if hasattr(os, "readv"):
             return map(os.readv, (self._read_fd,), (views,))
         return map(self.socket.recv_into, (views[0],))
-
-    def write_map(self, data: Buffer) -> Iterator[int]:
-        """Return a map of one write; running it raises BlockingIOError if there is no room."""
-        return map(self._send, (data,), (_DONTWAIT,))
 
     def shutdown(self) -> None:
         """End both directions: a read that another thread is blocked in returns."""
@@ -147,6 +154,10 @@ class SocketStream(Stream):
         """Give the socket back; a second call does nothing."""
         self.socket.close()
         self._read_fd = self._write_fd = -1
+
+
+def _closed(*_args: object) -> int:
+    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 class DataLink:

@@ -30,7 +30,7 @@ import sys
 from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-__all__ = ["DEFINITIONS_ORIGIN", "Entry", "find_users_part", "is_ours", "make_traceback", "take_traceback"]
+__all__ = ["DEFINITIONS_ORIGIN", "NEAR_SIDE", "Entry", "find_users_part", "is_ours", "make_traceback", "take_traceback"]
 
 Entry = Tuple[Any, ...]
 
@@ -50,6 +50,9 @@ MAX_FILES = 1000
 
 # Where the modules of ``define_common`` say they are from: below our own name too they hold what users wrote.
 DEFINITIONS_ORIGIN = "easycluster definitions"
+
+# What a far side calls the host of frames that came to it from the near side, where a callback ran.
+NEAR_SIDE = "the near side"
 
 # Parts of Python, and of what helps it, that our own code works through: importing a name, pickling a value.  Frames of
 # theirs at either end of a traceback say as little to the user as ours do.
@@ -160,6 +163,9 @@ def _function_source(frame: FrameType, line: int) -> Tuple[int, Tuple[str, ...]]
     is_function = not code.co_name.startswith("<") or code.co_name == "<lambda>"
     first = code.co_firstlineno if is_function else max(1, line - MAX_MODULE_SOURCE + 1)
     first = max(1, first, line - MAX_SOURCE + 1)
+    # Before text that is a part of a file there may be only what stands in for the rest of it.
+    while not is_function and first < line and not "".join(lines[first - 1 : first]).strip():
+        first += 1
     last = min(max(line, _last_line(code) if is_function else line), first + MAX_SOURCE - 1)
     source = tuple(text if len(text) <= MAX_LINE else text[:MAX_LINE] + "\n" for text in lines[first - 1 : last])
     return first, source
@@ -212,7 +218,12 @@ def _note(text: str) -> Entry:
 def _make_frame(entry: Entry, host: str) -> Tuple[FrameType, int, int]:
     """Return a frame, the offset of an instruction in it, and the line number, for a place on another machine."""
     filename, line, name, first, source, end_line, column, end_column, module, hidden = entry
-    if host:
+    if filename.startswith(f"{NEAR_SIDE}:"):
+        # Back from the far side that a callback's exception went through; the file is here.
+        filename = filename[len(NEAR_SIDE) + 1 :]
+        if not linecache.getlines(filename):
+            _register_source(filename, first, source)
+    elif host:
         is_file = not (filename.startswith("<") and filename.endswith(">"))
         filename = f"{host}:{filename}" if is_file else f"{host}:({filename[1:-1]})"
         _register_source(filename, first, source)

@@ -556,6 +556,21 @@ def test_definitions_below_our_name_are_the_users(module, spec, want):
     assert users_frames(exc.with_traceback(exc.__traceback__.tb_next.tb_next)) == want
 
 
+@pytest.mark.parametrize("function", [reach_nothing, eval("lambda: None.speed")])
+def test_frames_of_the_near_side_are_its_own_again_when_they_come_back(function):
+    """The exception of a callback goes to the far side and, through the code there, back."""
+
+    def raise_again(exc):
+        raise exc
+
+    there = raised(raise_again, rebuild(describe(raised(function)), host="the near side"))
+    assert exc_frames(there)[-1].filename.startswith("the near side:")
+    frames = exc_frames(cross(there))
+    assert frames[0].filename == f"gpu01:{__file__}"
+    assert frames[-1].filename == exc_frames(there)[-1].filename[len("the near side:") :]
+    assert frames[-1].line == exc_frames(there)[-1].line
+
+
 def test_what_is_not_a_file_loses_its_angle_brackets():
     """pytest leaves out frames that have both of them in places."""
     exc = raised(eval, compile("1 / 0", "<eval 1>", "eval"))

@@ -80,15 +80,16 @@ def _user_frames(stacks: str) -> str:
         answering = [at for at, frame in enumerate(frames) if _ANSWERING.search(frame)]
         if answering:
             frames = frames[: answering[0]]
-        elif any(_OURS in frame for frame in frames):
+        elif any(map(_OURS.search, frames)):
             continue
-        frames = [frame for frame in frames if _OURS not in frame]
+        frames = [frame for frame in frames if not _OURS.search(frame)]
         if frames:
             kept.append("\n".join([head, *frames]) + "\n")
     return "\n".join(kept)
 
 
-_OURS = 'File "<easycluster'
+# "<easycluster>/far/worker.py" and "<easycluster template>"; "<easycluster.remote_code block 1>" is the user's.
+_OURS = re.compile('File "<easycluster[> ]')
 _ANSWERING = re.compile(r'File "<easycluster>/(far/worker|link/operations)\.py", line \d+ in (perform|answer)$')
 
 

@@ -10,6 +10,7 @@ from easycluster.errors import ConnectError, ConnectionClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import TracebackType
 
     from easycluster.lab.dial import Client, Dialer
     from easycluster.lab.inventory import HostEntry
@@ -44,7 +45,8 @@ class HostConnection:
         # Held while connecting, so that a host is connected once however many threads ask.
         self._lock = threading.Lock()
         self._client: Client | None = None
-        self._failure: tuple[Exception, float] | None = None
+        # With its traceback as it was: each time it is raised, frames are added to the one it has.
+        self._failure: tuple[Exception, TracebackType | None, float] | None = None
         self._closed = threading.Event()
         # Appended to by the thread that reads the far side's output, taken by take_output().
         self._output: list[Output] = []
@@ -80,13 +82,13 @@ class HostConnection:
                 raise ConnectionClosed("the lab is closed", host=self._entry.name)
             if self._client is not None:
                 return self._client
-            if self._failure is not None and time.monotonic() - self._failure[1] < RETRY_AFTER:
+            if self._failure is not None and time.monotonic() - self._failure[2] < RETRY_AFTER:
                 raise _again(*self._failure)
             self._failure = None
             try:
                 client = self._dialer(self._entry, self._definitions(), self._take_in)
             except Exception as exc:
-                self._failure = (exc, time.monotonic())
+                self._failure = (exc, exc.__traceback__, time.monotonic())
                 raise
             if not self._closed.is_set():
                 self._client = client
@@ -122,10 +124,10 @@ class HostConnection:
             client.close()
 
 
-def _again(failure: Exception, when: float) -> Exception:
+def _again(failure: Exception, traceback: TracebackType | None, when: float) -> Exception:
     """The remembered failure, saying how old it is."""
     ago = time.monotonic() - when
     if not isinstance(failure, ConnectError):
-        return failure
+        return failure.with_traceback(traceback)
     message = f"{failure.message} (tried {ago:.0f} s ago; not tried again within {RETRY_AFTER:.0f} s)"
     return type(failure)(message, failure.host, failure.details)

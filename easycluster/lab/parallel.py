@@ -48,6 +48,10 @@ class HostErrors(ExceptionGroup[Exception]):  # type: ignore[misc, unused-ignore
         group.by_host, group.succeeded = dict(by_host), results
         return group
 
+    def __str__(self) -> str:
+        # Without "(2 sub-exceptions)", which would stand behind the error of the last host.
+        return str(self.message)
+
     def derive(self, excs: Sequence[Exception]) -> HostErrors:
         """The part of the group with these errors, for ``except*`` and ``split``."""
         group = type(self)(self.message, excs)

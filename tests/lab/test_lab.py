@@ -286,7 +286,21 @@ def test_equal_failures_of_many_hosts_are_one_line(fake_lab, dialer):
     with pytest.raises(HostErrors) as caught:
         fake_lab.hosts.connect()
 
-    assert caught.value.message == "connecting failed on 2 of 3 hosts\ngpu01, gpu02: ConnectError: no answer"
+    assert str(caught.value) == "connecting failed on 2 of 3 hosts\ngpu01, gpu02: ConnectError: no answer"
+
+
+def test_a_remembered_failure_keeps_the_traceback_it_had(fake_lab, dialer):
+    """Each time an exception is raised, Python adds frames to the traceback it has."""
+    dialer.failures["san1"] = ValueError("faulty role code")
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="faulty role code") as caught:
+            fake_lab["san1"].remote.f()
+
+    names = [entry.name for entry in traceback.extract_tb(caught.value.__traceback__)]
+    assert dialer.dialled == ["san1"]
+    assert names.count("test_a_remembered_failure_keeps_the_traceback_it_had") == 1
+    assert names[-2:] == ["_open", "__call__"]
 
 
 def test_a_part_of_host_errors_has_the_hosts_of_that_part():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+
+from pytest_easycluster.tracebacks import has_users_frames, leave_out_our_own
 
 if TYPE_CHECKING:
     from easycluster.lab import Hosts, Lab, Need
@@ -46,17 +49,26 @@ def select(lab: Lab, needs: list[Need], test: str) -> Hosts:
 
 
 def connect(lab: Lab, hosts: Hosts) -> Hosts:
-    """Connect to hosts at once; a host that cannot be reached is an error that names it."""
+    """Connect to hosts at once; a host that cannot be reached is an error that names it, and so is faulty role code."""
     from easycluster.errors import EasyClusterError
     from easycluster.lab import HostErrors
 
     try:
         return hosts.connect()
     except HostErrors as exc:
-        # A fault of far-side code among them needs its traceback.
-        if not all(isinstance(one, EasyClusterError) for one in exc.exceptions):
-            raise
-        message = exc.message
+        faults = {name: one for name, one in exc.by_host.items() if not isinstance(one, EasyClusterError)}
+        texts = [f"{name}:\n{_text_of(one)}" for name, one in faults.items()]
+        message = "\n\n".join([str(exc), *texts])
     except EasyClusterError as exc:
         message = str(exc)
+    except Exception as exc:
+        # The far side's frames are the best report; without any, pytest would show its own.
+        if has_users_frames(exc):
+            raise
+        message = f"connecting failed on {', '.join(hosts.names)}\n{_text_of(exc)}"
     fail(lab.inventory.mask(message))
+
+
+def _text_of(exc: Exception) -> str:
+    leave_out_our_own(exc)
+    return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__)).rstrip()

@@ -31,20 +31,39 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def leave_out_our_own(exc: BaseException) -> None:
-    """Hide the frames of ours in an exception and all it hangs together with, and causes that lie within our code."""
+    """Take our frames out of an exception and all it hangs together with, and causes that lie within our code.
+
+    To mark them with ``__tracebackhide__`` would not do: in groups older versions of pytest show all frames.
+    """
     if isinstance(exc, _OUTCOMES):
         return  # a sentence of ours without traceback; pytest would say that all of it is hidden
     from easycluster.errors import EasyClusterError
 
-    # Frames of the near side's library and plugin; far-side ones have the host in front of their file name.
-    ours = tuple(os.path.dirname(str(sys.modules[name].__file__)) + os.sep for name in ("easycluster", __package__))
+    ours = _our_folders()
     for error in list(_whole(exc, set())):
-        for traceback in _entries(error):
-            if _is_ours(traceback, ours):
-                # pytest asks the locals of a frame, and then the globals.
-                traceback.tb_frame.f_globals["__tracebackhide__"] = True
         if isinstance(error, EasyClusterError):
             _leave_out_inner_causes(error, ours)
+    for error in _whole(exc, set()):
+        _leave_out_frames(error, ours)
+
+
+def has_users_frames(exc: BaseException) -> bool:
+    """Whether an exception went through code of the user's, here or on a far side."""
+    ours = _our_folders()
+    return not all(_is_ours(traceback, ours) for traceback in _entries(exc))
+
+
+def _our_folders() -> tuple[str, ...]:
+    """Where the near side's library and plugin are; far-side frames have the host in front of their file name."""
+    return tuple(os.path.dirname(str(sys.modules[name].__file__)) + os.sep for name in ("easycluster", __package__))
+
+
+def _leave_out_frames(error: BaseException, ours: tuple[str, ...]) -> None:
+    kept = [traceback for traceback in _entries(error) if not _is_ours(traceback, ours)]
+    # In place: pytest holds the first entry.
+    for traceback, following in zip(kept, [*kept[1:], None], strict=False):
+        traceback.tb_next = following
+    error.__traceback__ = kept[0] if kept else None
 
 
 def _leave_out_inner_causes(error: BaseException, ours: tuple[str, ...]) -> None:

@@ -353,6 +353,79 @@ def test_a_host_that_cannot_be_reached_is_an_error_of_the_setup(suite):
     assert "Traceback" not in result.stdout.str()
 
 
+FAULTY = """
+roles:
+  gpu:
+    code: |
+      import no_such_driver
+  san:
+    code: |
+      def f():
+          pass
+
+      nonlocal x  # parsed, but not compiled
+hosts:
+  gpu[01:02]: {role: gpu, connect: local}
+  san1: {role: san, connect: local}
+"""
+
+
+def test_role_code_that_fails_over_there_is_an_error_of_the_setup_with_its_line(suite):
+    suite.lab(FAULTY)
+    suite.tests("""
+        def test_fails_there(gpu_node): pass
+        def test_is_not_python_there(san_target): pass
+        """)
+
+    result = suite.run()
+
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(
+        [
+            "_* ERROR at setup of test_fails_there _*",
+            "",
+            ">   import no_such_driver",
+            "E   ModuleNotFoundError: No module named 'no_such_driver'",
+            "E   in *lab.yaml (definitions of easycluster_roles.gpu), line 5: import no_such_driver",
+            "",
+            "gpu01:*lab.yaml:5: ModuleNotFoundError",
+            "_* ERROR at setup of test_is_not_python_there _*",
+            "connecting failed on san1",
+            '  File "*lab.yaml", line 11',
+        ],
+        consecutive=True,
+    )
+    result.stdout.fnmatch_lines(["SyntaxError: nonlocal declaration not allowed at module level"])
+
+
+def test_role_code_that_fails_on_several_hosts_is_one_error_with_the_lines_of_each(suite):
+    suite.lab(FAULTY)
+    suite.tests("""
+        @pytest.mark.ec_hosts("gpu", "san")
+        def test_fails_there(remote_hosts): pass
+        """)
+
+    # Twice: the second time the failure is only remembered.
+    result = suite.run()
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "_* ERROR at setup of test_fails_there _*",
+            "connecting failed on 2 of 2 hosts",
+            "gpu01: ModuleNotFoundError: No module named 'no_such_driver'",
+            "san1: SyntaxError: nonlocal declaration not allowed at module level (lab.yaml, line 11)",
+            "",
+            "gpu01:",
+            "Traceback (most recent call last):",
+            '  File "gpu01:*lab.yaml", line 5, in <module>',
+            "    import no_such_driver",
+            "ModuleNotFoundError: No module named 'no_such_driver'",
+        ],
+        consecutive=True,
+    )
+
+
 # ------------------------------------------------------------ reports
 
 

@@ -9,6 +9,7 @@ This module is shipped to the far side.
 from __future__ import annotations
 
 import array
+import os
 import pickle
 import socket
 import struct
@@ -19,6 +20,8 @@ __all__ = ["recv_packet", "send_packet"]
 _LENGTH = struct.Struct(">I")
 MAX_PACKET = 1 << 20
 MAX_FDS = 8
+# Commands that user code runs must not hold our links open.  In one step with receiving, where that exists.
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 def send_packet(sock: socket.socket, packet: Dict[str, Any], fds: Sequence[int] = ()) -> None:
@@ -39,14 +42,27 @@ def recv_packet(sock: socket.socket) -> Optional[Tuple[Dict[str, Any], List[int]
     """Receive what :func:`send_packet` sent; the caller owns the descriptors.
 
     Returns:
-        The dictionary and the descriptors, or None at the end of the stream.
+        The dictionary and the descriptors, which commands do not inherit; None at the end of the stream.
     """
     fds = array.array("i")
     size = fds.itemsize
-    head, ancillary, _flags, _address = sock.recvmsg(_LENGTH.size, socket.CMSG_SPACE(MAX_FDS * size))
+    head, ancillary, _flags, _address = sock.recvmsg(_LENGTH.size, socket.CMSG_SPACE(MAX_FDS * size), _CLOEXEC)
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % size])
+    packet = None
+    try:
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        packet = _read_packet(sock, head)
+    finally:
+        if packet is None:
+            for fd in fds:
+                os.close(fd)
+    return None if packet is None else (packet, list(fds))
+
+
+def _read_packet(sock: socket.socket, head: bytes) -> Optional[Dict[str, Any]]:
     head += _recv_exactly(sock, _LENGTH.size - len(head)) if head else b""
     if len(head) < _LENGTH.size:
         return None
@@ -56,7 +72,8 @@ def recv_packet(sock: socket.socket) -> Optional[Tuple[Dict[str, Any], List[int]
     body = _recv_exactly(sock, length)
     if len(body) < length:
         return None
-    return pickle.loads(body), list(fds)
+    packet: Dict[str, Any] = pickle.loads(body)
+    return packet
 
 
 def _recv_exactly(sock: socket.socket, size: int) -> bytes:

@@ -74,6 +74,8 @@ class BaseClient(Calls, Output):
         self._remote_host: str | None = None
         self._remote_port: int | None = None
         self._default_thread = 0
+        # Number on the wire of the thread for calls that name none, None if it has to be found each time.
+        self._fixed_number: int | None = 0
         self._thread_numbers: dict[Any, int] = {0: 0, SINGLE: SINGLE_THREAD}
         self._sent_blocks: dict[str, int] = {}
         self._definition_names: tuple[str, ...] = ()
@@ -298,7 +300,8 @@ class BaseClient(Calls, Output):
         if session is None or session.ended is not None or _deadline.get() is not None:
             return self._request(operation)
         try:
-            message, pending = session.exchange(operation, self._thread_number(None))
+            thread = self._fixed_number
+            message, pending = session.exchange(operation, self._thread_number(None) if thread is None else thread)
         except OSError as exc:
             if exc is session.ended:
                 raise self._explained(session, Pending(operation, True)) from exc
@@ -541,6 +544,7 @@ class BaseClient(Calls, Output):
     def set_default_thread(self, threadid: int) -> None:
         """Set the far-side thread for calls that do not name one."""
         self._default_thread = threadid
+        self._fixed_number = None
 
     def stop_remote_thread(self, threadid: int) -> None:
         """Let a far-side thread end once it has answered what it was sent."""

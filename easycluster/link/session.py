@@ -249,7 +249,10 @@ class Session:
             request = next(self._ids) & 0xFFFFFFFF
             if not buffers and len(body) <= MAX_INLINE:
                 # Nobody else reads meanwhile, so the answer needs no place of its own yet.
-                self.send(_CALL, request, body, (), thread)
+                if self._outgoing or self._dropped or self.compress or self.ended is not None:
+                    self.send(_CALL, request, body, (), thread)
+                else:
+                    self._send_now(_pack(len(body), _CALL, 0, 0, request, thread) + body)
                 self._activity += 1
                 try:
                     message = self._read_single(map(*self.stream.read_step), request)
@@ -322,8 +325,11 @@ class Session:
         if buffers or len(body) > MAX_INLINE or self._dropped or self.compress:
             self._send_slowly(kind, request, body, buffers, thread, flags, deadline)
             return
-        data = _pack(len(body), kind, flags, 0, request, thread) + body
-        with writing:
+        self._send_now(_pack(len(body), kind, flags, 0, request, thread) + body, deadline)
+
+    def _send_now(self, data: bytes, deadline: Optional[float] = None) -> None:
+        """Send one small frame."""
+        with self._writing:
             queue = self._outgoing
             number = queue[-1][2] if queue else self._number
             if self._seal is not None:
@@ -332,8 +338,8 @@ class Session:
             counts: List[int] = []
             queue.append((data, counts, number))
             if len(queue) == 1:
+                write, *rest = self.stream.write_step
                 try:
-                    write, *rest = self.stream.write_step
                     counts.extend(map(write, (data,), *rest))
                 except BlockingIOError:
                     pass

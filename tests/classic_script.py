@@ -296,12 +296,13 @@ def reconnecting(rmt):
 def threaded(connect):
     """A client for scripts with threads."""
     with connect(easycluster.ThreadedClient) as tc1, connect(easycluster.AutoThreadingClient) as tc2:
-        lines, names = [], []
+        lines, names, both = [], [], threading.Barrier(2)
         before = tc1.threading.active_count()
 
         def client_thread(number, a, b):
             lines.append((number, tc1.addvals(a, b), tc2.addvals(a, b)))
             names.append(tc1.thread_name())
+            both.wait(10)
 
         threads = [
             threading.Thread(target=client_thread, args=arguments) for arguments in ((1, 200, 500), (2, 300, 600))

@@ -33,10 +33,10 @@ class ThreadingMixin(BaseClient):
         self._local = _ThreadLocal()
         self._owners: dict[int, weakref.ref[threading.Thread]] = {}
         self._default_thread_set = False
-        self._fixed_number = None
 
     def _use(self, endpoint: Endpoint) -> None:
         super()._use(endpoint)
+        self._fixed_number = None
         self._local = _ThreadLocal()
         self._owners = {}
         session = self._session

@@ -22,7 +22,7 @@ from easycluster.errors import (
     SessionError,
 )
 from easycluster.link.operations import describe_operation
-from easycluster.link.session import Expired, Pending
+from easycluster.link.pending import Expired, Pending
 from easycluster.wire import failures
 from easycluster.wire.frames import MARKED, SINGLE_THREAD, Kind
 

@@ -24,7 +24,7 @@ from easycluster.errors import (
     WorkerDied,
 )
 from easycluster.link.operations import describe_operation
-from easycluster.link.session import Expired, Pending
+from easycluster.link.pending import Expired, Pending
 from easycluster.objects.registry import Exports, Proxies
 from easycluster.version import VERSION
 from easycluster.wire.frames import Kind

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from easycluster.client.arrivals import ResponseSlot
     from easycluster.client.client import BaseClient
     from easycluster.client.session import NearSession
-    from easycluster.link.session import Pending
+    from easycluster.link.pending import Pending
 
 __all__ = ["NonblockingResponse"]
 

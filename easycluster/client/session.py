@@ -8,7 +8,7 @@ from _thread import get_ident
 from typing import TYPE_CHECKING, Any
 
 from easycluster.link.operations import Op, PeerSession
-from easycluster.link.session import Waiter
+from easycluster.link.pending import Waiter
 from easycluster.wire.frames import Kind
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from easycluster.far.root import Root
 from easycluster.far.services import SERVICES
 from easycluster.link.items import Pace, load_entry
 from easycluster.link.operations import Op, PeerSession, describe_operation
-from easycluster.link.session import Waiter
+from easycluster.link.pending import Waiter
 from easycluster.link.streams import SocketStream, stream_from_fds
 from easycluster.objects.registry import Exports, Proxies
 from easycluster.version import VERSION

@@ -15,7 +15,6 @@ This module is shipped to the far side.
 from __future__ import annotations
 
 import itertools
-import socket
 import sys
 import threading
 import time
@@ -24,6 +23,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
 from easycluster.errors import LocalProtocolError, ProtocolError
+from easycluster.link.pending import Expired, Pending, Waiter, wake
+from easycluster.link.watcher import Watcher
 from easycluster.wire.frames import (
     COMPRESSED,
     HEADER,
@@ -47,7 +48,7 @@ COMPRESS_FROM = 512
 if TYPE_CHECKING:
     from easycluster.stream import ByteStream
 
-__all__ = ["Expired", "Pending", "Session", "Waiter"]
+__all__ = ["Session"]
 
 _monotonic = time.monotonic
 _pack = HEADER.pack
@@ -63,42 +64,6 @@ def name_parts(operation: Tuple[Any, ...]) -> List[str]:
     elif len(operation) > 1:
         names[-1] = "value"
     return names
-
-
-class Expired(Exception):
-    """A wait reached its deadline.  Never leaves EasyCluster: callers make a CallTimeout of it."""
-
-
-class Waiter:
-    """Something that a thread waits for: frames that were put into its hands."""
-
-    __slots__ = ("items", "lock")
-
-    def __init__(self) -> None:
-        self.items: Deque[Frame] = deque()
-        # Held while a thread sleeps on it; whoever has news releases it.
-        self.lock: Optional[Any] = None
-
-
-class Pending(Waiter):
-    """A request that was sent and whose answer has not been taken.
-
-    Attributes:
-        request: Its id.
-        operation: Number of the operation and what it is about, for messages.
-        blocking: Whether a thread is sure to wait for it: callbacks may run there.
-        on_done: Called once, with this object, in the thread that handles completions.
-    """
-
-    __slots__ = ("blocking", "on_done", "operation", "request", "started")
-
-    def __init__(self, operation: Tuple[Any, ...], blocking: bool) -> None:
-        super().__init__()
-        self.request = 0
-        self.operation = operation[:3]
-        self.blocking = blocking
-        self.on_done: Optional[Callable[[Pending], None]] = None
-        self.started = _monotonic()
 
 
 class Session:
@@ -151,7 +116,7 @@ class Session:
         self.ended: Optional[BaseException] = None
         self._end_lock = allocate_lock()
         self._activity = 0
-        self._watcher: Optional[_Watcher] = None
+        self._watcher: Optional[Watcher] = None
         self.compress = False
         self._dropped = values.proxies.dropped
 
@@ -549,12 +514,12 @@ class Session:
     def _wake_one(self) -> None:
         for waiter in list(self._sleepers.values()):
             if not waiter.items:
-                _release(waiter.lock)
+                wake(waiter.lock)
                 return
 
     def _wake_all(self) -> None:
         for waiter in [*self._sleepers.values(), *self._idlers]:
-            _release(waiter.lock)
+            wake(waiter.lock)
 
     # Reading -----------------------------------------------------------------------------------
 
@@ -617,7 +582,7 @@ class Session:
                     self.completed()
                 lock = answered.lock
                 if lock is not None:
-                    _release(lock)
+                    wake(lock)
                 continue
             waiter: Optional[Waiter] = None
             if flags & NESTED and kind == Kind.CALL:
@@ -633,7 +598,7 @@ class Session:
             waiter.items.extend(map(_take, (ready,)))
             lock = waiter.lock
             if lock is not None:
-                _release(lock)
+                wake(lock)
         return None
 
     def late(self, message: Frame) -> None:
@@ -678,7 +643,7 @@ class Session:
     def start_watcher(self, run_completions: Optional[Callable[[], None]] = None) -> None:
         """Let a thread read while nobody waits, or while whoever reads is busy for long."""
         if self._watcher is None and self.ended is None:
-            self._watcher = _Watcher(self, run_completions)
+            self._watcher = Watcher(self, run_completions)
             self._watcher.start()
 
     def wake_watcher(self) -> None:
@@ -691,108 +656,6 @@ class Session:
         watcher = self._watcher
         if watcher is not None and watcher.ident != get_ident() and watcher.is_alive():
             watcher.join(timeout)
-
-
-class _Watcher(threading.Thread):
-    """Reads a session's link when nobody else does.
-
-    While there is traffic it only looks every ``WATCH_AFTER`` seconds whether it is needed, so
-    that it never races a caller for an answer.
-    """
-
-    def __init__(self, session: Session, run_completions: Optional[Callable[[], None]]) -> None:
-        super().__init__(name="easycluster-watcher", daemon=True)
-        self._session = session
-        self._run_completions = run_completions
-        self._tick = allocate_lock()
-        self._tick.acquire()
-        self._wake_receive, self._wake_send = socket.socketpair()
-        for end in (self._wake_receive, self._wake_send):
-            end.setblocking(False)
-        self._stopped = False
-        # Blocked in a wait with the reading role; a caller who wants the role kicks.
-        self.reading = False
-        # Asleep without a time limit, because a reader is there and nothing happens.
-        self.parked = False
-
-    def kick(self) -> None:
-        """Make the watcher give up the reading role."""
-        try:
-            self._wake_send.send(b"k")
-        except OSError:
-            # Full: it is awake already.  Closed: it has ended.
-            pass
-
-    def unpark(self) -> None:
-        """Make the watcher look again."""
-        self.parked = False
-        _release(self._tick)
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopped = True
-        self.kick()
-        self.unpark()
-
-    def run(self) -> None:
-        session = self._session
-        try:
-            while not self._stopped:
-                seen = session._activity
-                self._tick.acquire(timeout=session.WATCH_AFTER)
-                if self._run_completions is not None and session.completions:
-                    self._run_completions()
-                if session._activity != seen or self._stopped:
-                    continue
-                if session._reading.acquire(blocking=False):
-                    try:
-                        self._read()
-                    finally:
-                        self.reading = False
-                        session._leave_role()
-                    if self._run_completions is not None and session.completions:
-                        self._run_completions()
-                else:
-                    self.parked = True
-                    if session._activity == seen and not self._stopped:
-                        self._tick.acquire()
-                    self.parked = False
-            if self._run_completions is not None and session.completions:
-                self._run_completions()
-        finally:
-            self._wake_receive.close()
-            self._wake_send.close()
-
-    def _read(self) -> None:
-        """Read until somebody wants the role.  Holds it."""
-        session = self._session
-        wake_fd = self._wake_receive.fileno()
-        self.reading = True
-        while not self._stopped and session.ended is None:
-            if session._decoder.ready or session._decoder.chunks:
-                readable, kicked = True, False
-            else:
-                readable, _, kicked = session.stream.wait(write=False, timeout=None, wake_fd=wake_fd)
-            if readable:
-                session._pump()
-                if session.completions and self._run_completions is not None:
-                    return
-            if kicked:
-                try:
-                    self._wake_receive.recv(4096)
-                except BlockingIOError:
-                    pass
-                return
-
-
-def _release(lock: Optional[Any]) -> None:
-    if lock is None:
-        return
-    try:
-        lock.release()
-    except RuntimeError:
-        # It is free already: its owner is awake.
-        pass
 
 
 def _link_ended(reason: BaseException) -> OSError:

@@ -12,7 +12,7 @@ from support.joined_sessions import KEYS, ask, ask_for, joined
 
 from easycluster.errors import LocalProtocolError
 from easycluster.link.operations import Op
-from easycluster.link.session import Expired
+from easycluster.link.pending import Expired
 from easycluster.link.streams import SocketStream
 from easycluster.objects.exports import ServerObject
 from easycluster.transport.memory import memory_pair

@@ -6,7 +6,7 @@ import contextlib
 import threading
 
 from easycluster.link.operations import Op, PeerSession
-from easycluster.link.session import Waiter
+from easycluster.link.pending import Waiter
 from easycluster.objects.registry import Exports, Proxies
 from easycluster.transport.memory import memory_pair
 from easycluster.wire import failures

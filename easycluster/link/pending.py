@@ -1,0 +1,64 @@
+"""What threads wait for: answers to requests, and requests of the peer.
+
+This module is shipped to the far side.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable, Deque, Optional, Tuple
+
+if TYPE_CHECKING:
+    from easycluster.wire.frames import Frame
+
+__all__ = ["Expired", "Pending", "Waiter", "wake"]
+
+_monotonic = time.monotonic
+
+
+class Expired(Exception):
+    """A wait reached its deadline.  Never leaves EasyCluster: callers make a CallTimeout of it."""
+
+
+class Waiter:
+    """Something that a thread waits for: frames that were put into its hands."""
+
+    __slots__ = ("items", "lock")
+
+    def __init__(self) -> None:
+        self.items: Deque[Frame] = deque()
+        # Held while a thread sleeps on it; whoever has news releases it.
+        self.lock: Optional[Any] = None
+
+
+class Pending(Waiter):
+    """A request that was sent and whose answer has not been taken.
+
+    Attributes:
+        request: Its id.
+        operation: Number of the operation and what it is about, for messages.
+        blocking: Whether a thread is sure to wait for it: callbacks may run there.
+        on_done: Called once, with this object, in the thread that handles completions.
+    """
+
+    __slots__ = ("blocking", "on_done", "operation", "request", "started")
+
+    def __init__(self, operation: Tuple[Any, ...], blocking: bool) -> None:
+        super().__init__()
+        self.request = 0
+        self.operation = operation[:3]
+        self.blocking = blocking
+        self.on_done: Optional[Callable[[Pending], None]] = None
+        self.started = _monotonic()
+
+
+def wake(lock: Optional[Any]) -> None:
+    """Release a lock on which a thread may sleep."""
+    if lock is None:
+        return
+    try:
+        lock.release()
+    except RuntimeError:
+        # It is free already: its owner is awake.
+        pass

@@ -12,7 +12,7 @@ from easycluster.client.arrivals import Arrivals, Completion, ResponseSlot
 from easycluster.client.calls import Calls
 from easycluster.client.globals import GlobalProxy
 from easycluster.client.output import OUTPUT_TIME, Output
-from easycluster.client.process import Forked, live
+from easycluster.client.process import Forked, is_ending, live, sleep_on
 from easycluster.client.response import NonblockingResponse
 from easycluster.errors import (
     CallTimeout,
@@ -231,7 +231,8 @@ class BaseClient(Calls, Output):
             return
         self._respawn_due = False
         endpoint.close(message)
-        self._complete_rest()
+        if not is_ending():
+            self._complete_rest()
         self._print_unfinished_lines()
         self._arrivals.close()
 
@@ -394,6 +395,7 @@ class BaseClient(Calls, Output):
 
     def _explained(self, session: NearSession, pending: Pending) -> Exception:
         """Return why a call of a session that has ended has no answer."""
+        sleep_on()
         endpoint = self._endpoint
         if endpoint is None or isinstance(endpoint, Forked):
             return self._why_unusable()

@@ -13,7 +13,7 @@ from easycluster.client.monitor import close_monitor
 if TYPE_CHECKING:
     from easycluster.client.client import BaseClient
 
-__all__ = ["Forked", "close_all", "live"]
+__all__ = ["Forked", "close_all", "is_ending", "live", "sleep_on"]
 
 live: weakref.WeakSet[BaseClient] = weakref.WeakSet()
 """All clients of this process."""
@@ -28,18 +28,50 @@ class Forked:
 
 def _after_fork_in_child() -> None:
     """Leave the parent's sessions alone: they are not ours to use or to end."""
+    null = os.open(os.devnull, os.O_RDWR)
     for client in list(live):
-        if client._endpoint is not None:
-            # The descriptors stay open as long as this process does not exec; nothing is sent on them.
-            client._session = None
-            client._endpoint = Forked()  # type: ignore[assignment]
-            client._lock = threading.RLock()
-            client._arrivals.forget()
+        session, endpoint = client._session, client._endpoint
+        if endpoint is None:
+            continue
+        fds = set()
+        if session is not None:
+            # Responses still know it; what they wait for is the parent's to read.
+            session.ended = ConnectionResetError("the session belongs to the parent of this process")
+            fds |= {session.stream.fileno(), session.stream.write_fileno()}
+        if not isinstance(endpoint, Forked) and endpoint.control.port is not None:
+            fds.add(endpoint.control.port.fileno())
+        # The far side knows by their ends that the parent has died: nobody else may hold them open.
+        # The numbers stay taken, so that nobody closes a descriptor that means something else by then.
+        for fd in fds:
+            if fd >= 0:
+                os.dup2(null, fd, inheritable=False)
+        client._session = None
+        client._endpoint = Forked()  # type: ignore[assignment]
+        client._lock = threading.RLock()
+        client._arrivals.forget()
+    os.close(null)
     live.clear()
+
+
+_ending = False
+
+
+def is_ending() -> bool:
+    """Whether the interpreter is ending, so that nobody is left to hear of anything."""
+    return _ending
+
+
+def sleep_on() -> None:
+    """Keep a daemon thread from hearing that its call was cut off by the end of the interpreter."""
+    if _ending and threading.current_thread().daemon:
+        while True:
+            time.sleep(3600)
 
 
 def close_all(timeout: float = 2.0) -> None:
     """Close every connection of this process; run at its end."""
+    global _ending
+    _ending = True
     clients = [client for client in list(live) if client._endpoint is not None]
     threads = [
         threading.Thread(target=client.close, args=("the process is ending",), daemon=True) for client in clients

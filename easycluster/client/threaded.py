@@ -7,6 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from easycluster.client.client import BaseClient
+from easycluster.client.process import is_ending
 from easycluster.wire.frames import Kind
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class ThreadingMixin(BaseClient):
     def _complete_quietly(self) -> None:
         """Call completion functions, in the thread of our own, which must go on."""
         arrivals = self._arrivals
+        if is_ending():
+            return
         while arrivals.completions or arrivals.has_due():
             try:
                 arrivals.sort()

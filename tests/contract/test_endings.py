@@ -1,0 +1,567 @@
+"""How sessions end: far-side deaths, cut links, closing, dying and forking clients.  Quick, by name, nothing left."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support.transports import TRANSPORTS
+
+from easycluster import (
+    ConnectionClosed,
+    ConnectionLost,
+    SessionError,
+    StaleProxy,
+    ThreadedClient,
+    WorkerDied,
+    define_common,
+)
+
+DEFINITIONS = "contract_endings"
+
+CODE = """
+import ctypes, os, signal, subprocess, sys, threading, time
+
+class Thing(ServerObject):
+    def get(self):
+        return 1
+
+running = threading.Event()
+
+def sleep(seconds=30):
+    running.set()
+    time.sleep(seconds)
+
+def kill_myself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def segfault():
+    ctypes.string_at(0)
+
+def say_and_exit(text, code):
+    print(text, file=sys.stderr)
+    os._exit(code)
+
+def start_children():
+    '''Start a child, a child in a session of its own, and a daemon; return their process ids.'''
+    child = subprocess.Popen(["sleep", "61"])
+    leader = subprocess.Popen(["sleep", "62"], start_new_session=True)
+    made = subprocess.run(
+        ["sh", "-c", "setsid sleep 63 >/dev/null 2>&1 & echo $!"], stdout=subprocess.PIPE, check=True
+    )
+    return [child.pid, leader.pid, int(made.stdout)]
+"""
+
+define_common(CODE, DEFINITIONS)
+
+# Seconds in which the end of something is noticed, and in which everything behind it is gone.
+NOTICED = 1.5
+GONE = 2.0
+
+
+def exists(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def wait_until_gone(pids, seconds=GONE):
+    """Return which of the processes are still there after that time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(map(exists, pids)):
+        time.sleep(0.01)
+    return [pid for pid in pids if exists(pid)]
+
+
+class Waiting:
+    """A thread that makes a call and keeps what it raised."""
+
+    def __init__(self, call, *args, **kwargs):
+        self.error = None
+        self.took = 0.0
+        self._thread = threading.Thread(target=self._run, args=(call, args, kwargs))
+        self._thread.start()
+
+    def _run(self, call, args, kwargs):
+        begin = time.monotonic()
+        try:
+            call(*args, **kwargs)
+        except OSError as exc:
+            self.error = exc
+        self.took = time.monotonic() - begin
+
+    def join(self):
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        return self.error
+
+
+def sleeping(client, count=1):
+    """Return threads that wait for calls of a client; all of them run on the far side or queue there."""
+    client.running.clear()
+    threads = [Waiting(client.sleep, threadid=number) for number in range(count)]
+    assert client.running.wait(5, threadid=999)
+    return threads
+
+
+# The worker dies ---------------------------------------------------------------------------------
+
+DEATHS = [
+    ("kill_myself", (), "was killed by SIGKILL", signal.SIGKILL, None),
+    ("os.abort", (), "was killed by SIGABRT", signal.SIGABRT, None),
+    ("segfault", (), "was killed by SIGSEGV", signal.SIGSEGV, None),
+    ("os._exit", (3,), "ended with exit code 3", None, 3),
+]
+
+
+def test_the_death_of_a_worker_ends_its_call(connect):
+    client = connect()
+    for function, args, reason, number, code in DEATHS:
+        begin = time.monotonic()
+        with pytest.raises(WorkerDied) as caught:
+            client.call(function, *args)
+        assert time.monotonic() - begin < NOTICED
+        error = caught.value
+        assert (error.host, error.call, error.reason) == (client.peername, f"{function}()", f"the worker {reason}")
+        assert (error.signal, error.exit_code) == (number, code)
+        assert re.match(
+            rf"{re.escape(client.peername)}: the worker {reason} "
+            rf"\(during {re.escape(function)}\(\), 0\.\d s into it\)",
+            str(error),
+        )
+        client.reconnect()
+
+
+def test_every_pending_call_hears_of_the_death(connect):
+    client = connect()
+    heard = []
+    pid = client.os.getpid()
+    threads = sleeping(client, 3)
+    response = client.sleep(nonblocking=True, threadid=3)
+    client.sleep(oncomplete=heard.append, threadid=4)
+    os.kill(pid, signal.SIGKILL)
+    errors = [thread.join() for thread in threads]
+    with pytest.raises(WorkerDied) as caught:
+        response.wait()
+    for error in (*errors, caught.value):
+        assert type(error) is WorkerDied
+        assert error.call == "sleep()"
+        assert error.reason == "the worker was killed by SIGKILL"
+    assert response.have_response
+    # The completion function was called by the wait() above.
+    assert [type(error.orig) for error in heard] == [WorkerDied]
+
+
+def test_a_threaded_client_tells_completion_functions_of_the_death(connect):
+    client = connect(ThreadedClient)
+    heard, told = [], threading.Event()
+    client.sleep(oncomplete=print, onerror=lambda error: (heard.append(error), told.set()))
+    os.kill(client.os.getpid(threadid=1), signal.SIGKILL)
+    assert told.wait(5)
+    assert isinstance(heard[0].orig, WorkerDied)
+
+
+def test_the_error_has_the_last_words(connect):
+    client = connect()
+    client.on_output = lambda stream, text: None
+    with pytest.raises(WorkerDied) as caught:
+        client.say_and_exit("out of cheese", 4)
+    assert caught.value.last_output == "out of cheese\n"
+    assert str(caught.value).endswith("\nlast output:\nout of cheese")
+
+
+def test_calls_after_the_death_say_what_happened(connect):
+    client = connect()
+    with pytest.raises(WorkerDied):
+        client.kill_myself()
+    assert not client.connected
+    with pytest.raises(WorkerDied) as caught:
+        client.sleep(0)
+    assert str(caught.value) == f"{client.peername}: the worker was killed by SIGKILL; reconnect() starts anew"
+
+
+def test_reconnect_after_the_death_starts_anew(connect):
+    client = connect()
+    thing, pid = client.Thing(), client.os.getpid()
+    client.execblock("mark = 1")
+    with pytest.raises(WorkerDied):
+        client.kill_myself()
+    client.reconnect()
+    assert client.connected
+    assert client.os.getpid() != pid
+    assert client.Thing().get() == 1
+    with pytest.raises(AttributeError):
+        client.mark.value  # noqa: B018
+    with pytest.raises(StaleProxy):
+        thing.get()
+
+
+def test_what_the_worker_started_dies_with_it(connect):
+    client = connect()
+    children = client.start_children()
+    assert all(map(exists, children))
+    with pytest.raises(WorkerDied):
+        client.kill_myself()
+    assert wait_until_gone(children) == []
+
+
+def test_a_response_of_the_dead_worker_keeps_its_error_after_reconnect(connect):
+    client = connect()
+    response = client.sleep(nonblocking=True)
+    with pytest.raises(WorkerDied):
+        client.kill_myself(threadid=1)
+    client.reconnect()
+    with pytest.raises(WorkerDied, match=r"was killed by SIGKILL \(during sleep\(\)"):
+        response.wait()
+
+
+# Closing -----------------------------------------------------------------------------------------
+
+
+def test_close_ends_the_calls_of_other_threads(connect):
+    client = connect()
+    threads = sleeping(client, 3)
+    response = client.sleep(nonblocking=True, threadid=3)
+    begin = time.monotonic()
+    client.close()
+    errors = [thread.join() for thread in threads]
+    with pytest.raises(ConnectionClosed) as caught:
+        response.wait()
+    assert time.monotonic() - begin < GONE
+    for error in (*errors, caught.value):
+        assert type(error) is ConnectionClosed
+        assert (error.host, error.call, error.reason) == (client.peername, "sleep()", "the connection was closed")
+
+
+def test_close_leaves_no_process(connect):
+    client = connect()
+    pids = [client.os.getpid(), client.os.getppid(), *client.start_children()]
+    client.sleep(nonblocking=True)
+    client.close()
+    assert wait_until_gone(pids) == []
+
+
+def test_close_leaves_no_descriptor_and_no_file(connect):
+    connect()
+    before = descriptors()
+    client = connect()
+    client.fileno()
+    client.sleep(0, nonblocking=True).wait()
+    folders = [folder for folder in folders_of(client) if folder.exists()]
+    client.close()
+    end = time.monotonic() + GONE
+    # The TCP server of these tests is in this process, and gives its own back a moment later.
+    while time.monotonic() < end and (descriptors() != before or any(folder.exists() for folder in folders)):
+        time.sleep(0.01)
+    assert descriptors() == before
+    assert [folder for folder in folders if folder.exists()] == []
+
+
+def test_closing_twice_is_closing(connect):
+    client = connect()
+    client.close()
+    client.close()
+    with pytest.raises(ConnectionClosed) as caught:
+        client.sleep(0)
+    assert str(caught.value) == f"{client.peername}: the connection was closed"
+
+
+def test_a_closed_client_can_reconnect(connect):
+    client = connect()
+    client.close()
+    client.reconnect()
+    assert client.Thing().get() == 1
+
+
+def test_reconnect_while_connected_is_a_fresh_start(connect):
+    client = connect()
+    pid = client.os.getpid()
+    client.reconnect()
+    assert client.os.getpid() != pid
+    assert wait_until_gone([pid]) == []
+
+
+def test_a_client_closes_with_its_block(connect):
+    with connect() as client:
+        assert client.connected
+    assert not client.connected
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def folders_of(client):
+    """Return the private folders of both ends of a gateway."""
+    endpoint = client._endpoint
+    if not hasattr(endpoint._carrier, "_gateway"):
+        return []
+    return [endpoint._carrier._gateway._folder, Path(endpoint.control.hello["path"]).parent]
+
+
+# The link is cut ---------------------------------------------------------------------------------
+
+
+def cut(transport, client):
+    """Cut the link as the network or a dying ssh would."""
+    if transport.name == "tcp":
+        for fd in (client._session.stream.fileno(), client._endpoint.control.port.fileno()):
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                sock.shutdown(socket.SHUT_RDWR)
+    else:
+        os.kill(client._endpoint._carrier._gateway.local_pid, signal.SIGKILL)
+
+
+def test_a_cut_link_ends_every_call(transport, connect):
+    client = connect()
+    pids = [client.os.getpid(), client.os.getppid(), *client.start_children()]
+    threads = sleeping(client, 2)
+    cut(transport, client)
+    for thread in threads:
+        error = thread.join()
+        assert type(error) is ConnectionLost
+        assert (error.host, error.call) == (client.peername, "sleep()")
+    with pytest.raises(ConnectionLost, match=r"; reconnect\(\) starts anew$"):
+        client.sleep(0)
+    assert wait_until_gone(pids) == []
+
+
+def test_a_killed_keeper_ends_every_call(connect):
+    client = connect()
+    pids = [client.os.getpid(), *client.start_children()]
+    threads = sleeping(client, 2)
+    assert client._endpoint.control.wait_for(lambda: client._endpoint.control.hello is not None, 5)
+    os.kill(client._endpoint.control.hello["keeper"], signal.SIGKILL)
+    for thread in threads:
+        assert type(thread.join()) is ConnectionLost
+    assert wait_until_gone(pids) == []
+
+
+def test_a_far_side_that_falls_silent_is_lost(connect):
+    client = connect(heartbeat=0.2, lost_after=1.0)
+    (thread,) = sleeping(client)
+    assert client._endpoint.control.wait_for(lambda: client._endpoint.control.hello is not None, 5)
+    keeper = client._endpoint.control.hello["keeper"]
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        error = thread.join()
+        assert type(error) is ConnectionLost
+        assert error.reason.startswith("no heartbeat for 1 s")
+        assert thread.took < 4
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+
+
+def test_a_stopped_worker_is_no_lost_host(connect):
+    client = connect(heartbeat=0.2, lost_after=1.0)
+    pid = client.os.getpid()
+    os.kill(pid, signal.SIGSTOP)
+    response = client.Thing(nonblocking=True)
+    client._endpoint.cancel_grace = 0.2
+    # Longer than the far side may be silent; its keeper is not.
+    with pytest.raises(TimeoutError):
+        client.raw_call("sleep", (0,), timeout=1.2)
+    assert client.os.getpid() != pid
+    with pytest.raises(SessionError):
+        response.wait()
+
+
+def test_reconnect_after_the_link_was_cut(transport, connect):
+    client = connect()
+    cut(transport, client)
+    with pytest.raises(ConnectionLost):
+        client.sleep(3)
+    client.reconnect()
+    assert client.Thing().get() == 1
+
+
+# The client's process ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_client(transport, tmp_path):
+    """Start a Python that has ``client``, a session over the transport; return the process."""
+    opener = {
+        "tcp": lambda: f"client = Client(bytes.fromhex({transport.key.hex()!r}), '127.0.0.1', {transport.server.port})",
+        "spawned": lambda: "client = spawn_local()",
+        "ssh": lambda: (
+            f"client = Client(host={transport.sshd.host!r}, ssh=True, extra_args={transport.sshd.extra_args!r})"
+        ),
+        "relay": lambda: RELAY.format(
+            host=transport.sshd.host, user=getpass.getuser(), extra_args=transport.sshd.extra_args
+        ),
+    }[transport.name]()
+    started = []
+
+    def run(code):
+        script = tmp_path / f"client{len(started)}.py"
+        script.write_text(
+            "import os, signal, sys, threading, time\n"
+            "from easycluster import *\nfrom easycluster.server import spawn_local\n"
+            f"define_common({CODE!r})\n{opener}\n{textwrap.dedent(code)}"
+        )
+        process = subprocess.Popen(
+            [sys.executable, str(script)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+RELAY = """
+from easycluster.transport.carriers import GatewayCarrier
+from easycluster.transport.gateway import GatewayTarget
+target = GatewayTarget(kind="ssh", host={host!r}, user={user!r}, extra_args={extra_args!r})
+client = Client()
+client._connect_by(lambda _label: GatewayCarrier(target, use_pipes=False), "relay")
+"""
+
+# The process tells who is on the far side, and has a call running there.
+BUSY = """
+print(client.os.getpid(), client.os.getppid(), *client.start_children(), flush=True)
+threading.Thread(target=client.sleep, daemon=True).start()
+client.running.wait(5, threadid=9)
+print("busy", flush=True)
+"""
+
+
+def far_side_of(process):
+    pids = [int(word) for word in process.stdout.readline().split()]
+    assert process.stdout.readline() == "busy\n"
+    assert len(pids) == 5
+    assert all(map(exists, pids))
+    return pids
+
+
+def test_the_far_side_ends_when_the_client_is_killed(run_client):
+    process = run_client(BUSY + "time.sleep(60)")
+    pids = far_side_of(process)
+    process.kill()
+    assert wait_until_gone(pids) == []
+
+
+@pytest.mark.parametrize(
+    ("transport", "last_words", "code", "error"),
+    [
+        *((name, "", 0, "") for name in TRANSPORTS),
+        ("spawned", "sys.exit(5)", 5, ""),
+        ("spawned", "os._exit(6)", 6, ""),
+        ("tcp", "raise LookupError('the end')", 1, "LookupError: the end\n"),
+        ("ssh", "os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM, ""),
+    ],
+    indirect=["transport"],
+)
+def test_the_far_side_ends_when_the_client_does(run_client, last_words, code, error):
+    process = run_client(BUSY + last_words)
+    pids = far_side_of(process)
+    begin = time.monotonic()
+    _, written = process.communicate(timeout=10)
+    assert time.monotonic() - begin < 3
+    assert (process.returncode, written[-len(error) :] if error else written) == (code, error)
+    assert wait_until_gone(pids) == []
+
+
+def test_an_interpreter_with_live_sessions_ends_without_noise(run_client):
+    process = run_client(
+        """
+        thing = client.Thing()
+        generator = client.eval("(number for number in range(10))")
+        next(generator)
+        responses = [client.sleep(1, nonblocking=True) for _ in range(3)]
+        threaded = spawn_local(ThreadedClient)
+        threaded.sleep(30, oncomplete=print)
+        threading.Thread(target=client.sleep, args=(30,), daemon=True).start()
+        print(client.fileno() > 0)
+        """
+    )
+    out, err = process.communicate(timeout=15)
+    assert (out, err, process.returncode) == ("True\n", "", 0)
+
+
+def test_a_child_of_a_fork_cannot_use_the_client_and_the_parent_can(run_client):
+    process = run_client(
+        """
+        import gc, traceback
+        thing = client.Thing()
+        response = client.sleep(0.5, nonblocking=True)
+        pid = os.fork()
+        if pid == 0:
+            code = 9
+            try:
+                try:
+                    client.sleep(0)
+                except ForkedClientError as exc:
+                    print(exc, flush=True)
+                try:
+                    thing.get()
+                except (ForkedClientError, StaleProxy) as exc:
+                    print(type(exc).__name__, flush=True)
+                try:
+                    response.wait()
+                except ForkedClientError as exc:
+                    print(type(exc).__name__, flush=True)
+                client.close()
+                del thing, response
+                gc.collect()
+                with spawn_local() as own:
+                    print(own.Thing().get(), flush=True)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                # First as multiprocessing does, then as a script.
+                os._exit(code)
+        print("child", os.waitpid(pid, 0)[1], flush=True)
+        print(response.wait(), thing.get(), client.Thing().get(), [client.eval(str(n)) for n in range(3)])
+        if os.fork() == 0:
+            sys.exit(0)
+        os.wait()
+        print(client.Thing().get())
+        """
+    )
+    out, err = process.communicate(timeout=20)
+    lines = out.splitlines()
+    assert err == ""
+    assert lines[0].endswith("this client was connected by the parent of this process; connect another one here")
+    assert lines[1] in ("ForkedClientError", "StaleProxy")
+    assert lines[2:] == ["ForkedClientError", "1", "child 0", "None 1 1 [0, 1, 2]", "1"]
+    assert process.returncode == 0
+
+
+# Both sides at once ------------------------------------------------------------------------------
+
+
+def test_both_sides_can_send_much_at_once(client):
+    size = 64 << 20
+    data = os.urandom(1 << 20) * 64
+    client.execblock("def swap(data): return bytes(reversed(data[:1000])) + data[1000:]")
+    begin = time.monotonic()
+    # The second call's data is on its way while the first one's answer comes.
+    responses = [client.swap(data, nonblocking=True), client.swap(data, nonblocking=True, threadid=1)]
+    for response in responses:
+        answer = response.wait()
+        assert len(answer) == size
+        assert answer[1000:] == data[1000:]
+    assert time.monotonic() - begin < 30

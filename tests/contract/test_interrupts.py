@@ -1,0 +1,255 @@
+"""Signal handlers that raise in the middle of calls: Ctrl-C, a test's time limit.  No wrong answer ever, no hang."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+from easycluster import CallCancelled, RemoteError, callback, define_common
+
+DEFINITIONS = "contract_interrupts"
+
+define_common(
+    """
+    import signal, threading, time
+
+    class Holder(ServerObject):
+        def __init__(self, number):
+            self.number = number
+
+        def get(self):
+            return self.number
+
+    running = threading.Event()
+    ended = threading.Event()
+
+    def same(value):
+        return value
+
+    def fail(text):
+        raise ValueError(text)
+
+    def sleep():
+        running.set()
+        try:
+            time.sleep(30)
+        finally:
+            ended.set()
+
+    def say(text):
+        print(text)
+        return text
+
+    def call_back(function, value):
+        return function(value)
+    """,
+    DEFINITIONS,
+)
+
+ROUNDS = 300
+
+
+class Interrupt(BaseException):
+    """What our handler raises; not a KeyboardInterrupt, so that a stray one does not end the test run."""
+
+
+class Alarm:
+    """Raises in the main thread, once in each ``with`` block, at a random moment.
+
+    Args:
+        longest: Seconds until then, about, at most.
+    """
+
+    def __init__(self, longest):
+        self.longest = longest
+        self.raised = 0
+        self._armed = False
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+
+    def __enter__(self):
+        self._armed = True
+
+    def __exit__(self, kind, _exc, _traceback):
+        self._armed = False
+        return kind is Interrupt
+
+    def _handle(self, _number, _frame):
+        if self._armed:
+            self._armed = False
+            self.raised += 1
+            raise Interrupt
+
+    def _send(self):
+        main = threading.main_thread().ident
+        while not self._stopped.wait(random.uniform(0, self.longest)):
+            if self._armed:
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+    @contextlib.contextmanager
+    def ready(self):
+        """Send signals while the block runs."""
+        before = signal.signal(signal.SIGUSR1, self._handle)
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._stopped.set()
+            self._thread.join()
+            signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.fixture
+def alarm():
+    with Alarm(0.002).ready() as ready:
+        yield ready
+
+
+def is_quick(call):
+    begin = time.monotonic()
+    call()
+    return time.monotonic() - begin < 5
+
+
+def test_no_answer_is_wrong_after_calls_were_interrupted_at_random_moments(client, alarm):
+    pid = client.os.getpid()
+    for number in range(ROUNDS):
+        with alarm:
+            while True:
+                for at in range(1000):
+                    assert client.same((number, at)) == (number, at)
+        assert client.same(number) == number
+    assert alarm.raised == ROUNDS
+    assert client.os.getpid() == pid
+
+
+def test_large_values_survive_interrupts(client, alarm):
+    alarm.longest = 0.02
+    pid = client.os.getpid()
+    value = random.randbytes(700_000)
+    for number in range(ROUNDS // 5):
+        with alarm:
+            while True:
+                assert client.same(value) == value
+        assert client.same(number) == number
+    assert client.same(value) == value
+    assert client.os.getpid() == pid
+
+
+def test_objects_errors_and_output_survive_interrupts(client, alarm, capfd):
+    pid = client.os.getpid()
+    for number in range(ROUNDS // 3):
+        with alarm:
+            while True:
+                assert client.Holder(number).get() == number
+                assert client.say(str(number)) == str(number)
+                with pytest.raises(ValueError, match=f"^{number}$"):
+                    client.fail(str(number), origexc="quiet")
+        assert client.Holder(number).get() == number
+    assert client.os.getpid() == pid
+
+
+def test_callbacks_survive_interrupts(connect, alarm):
+    client = connect()
+    pid = client.os.getpid()
+    function = callback(lambda value: value + 1)
+    for number in range(ROUNDS // 3):
+        with alarm:
+            while True:
+                assert client.call_back(function, number) == number + 1
+        assert client.call_back(function, number) == number + 1
+    assert client.os.getpid() == pid
+
+
+def test_responses_survive_interrupts(client, alarm):
+    pid = client.os.getpid()
+    for number in range(ROUNDS // 3):
+        with alarm:
+            while True:
+                responses = [client.same((number, at), nonblocking=True) for at in range(5)]
+                assert [response.wait() for response in responses] == [(number, at) for at in range(5)]
+        assert client.same(number, nonblocking=True).wait() == number
+    assert client.os.getpid() == pid
+
+
+def test_a_threaded_client_survives_interrupts(threaded, alarm):
+    pid = threaded.os.getpid()
+    for number in range(ROUNDS // 3):
+        with alarm:
+            while True:
+                assert threaded.same(number) == number
+                assert threaded.same(number, nonblocking=True).wait() == number
+        assert threaded.same(number) == number
+    assert threaded.os.getpid() == pid
+
+
+def test_calls_of_other_threads_go_on_while_the_main_thread_is_interrupted(client, alarm):
+    wrong, stop, counts = [], threading.Event(), [0, 0]
+
+    def call_on(at):
+        while not stop.is_set():
+            if client.same((at, counts[at]), threadid=at) != (at, counts[at]):
+                wrong.append(at)
+            counts[at] += 1
+
+    threads = [threading.Thread(target=call_on, args=(at,)) for at in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(ROUNDS // 3):
+            with alarm:
+                while True:
+                    assert client.same(number) == number
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+    assert min(counts) > 0
+
+
+def test_an_interrupted_call_is_stopped_on_the_far_side(client, alarm):
+    client.running.clear()
+    client.ended.clear()
+    alarm.longest = 0.1
+    with alarm:
+        client.sleep()
+    assert is_quick(lambda: client.same(1))
+    assert client.eval("ended.is_set() == running.is_set()")
+
+
+def test_ctrl_c_in_a_call_is_a_keyboard_interrupt(client):
+    client.running.clear()
+    client.ended.clear()
+    timer = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT])
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            client.sleep()
+    finally:
+        timer.join()
+    assert is_quick(lambda: client.same(1))
+    assert client.ended.is_set()
+
+
+def test_a_response_whose_wait_was_interrupted_is_cancelled(client, alarm):
+    alarm.longest = 0.05
+    response = client.sleep(nonblocking=True)
+    with alarm:
+        response.wait()
+    with pytest.raises(CallCancelled, match="its wait was interrupted"):
+        response.wait()
+    assert is_quick(lambda: client.same(1))
+
+
+def test_a_far_side_that_was_interrupted_itself_answers_with_an_error(client):
+    with pytest.raises(RemoteError, match="KeyboardInterrupt"):
+        client.eval("signal.raise_signal(signal.SIGINT)", origexc="quiet")
+    assert client.same(1) == 1

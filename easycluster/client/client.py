@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,9 @@ class BaseClient(Calls, Output):
         self._default_thread = 0
         # Number on the wire of the thread for calls that name none, None if it has to be found each time.
         self._fixed_number: int | None = 0
-        self._thread_numbers: dict[Any, int] = {0: 0, SINGLE: SINGLE_THREAD}
+        self._thread_numbers: dict[int, int] = {0: 0, SINGLE: SINGLE_THREAD}
+        # Not the caller's numbers, which may be any int.
+        self._wire_numbers = itertools.count(1)
         self._sent_blocks: dict[str, int] = {}
         self._definition_names: tuple[str, ...] = ()
         self._lock = threading.RLock()
@@ -155,6 +158,7 @@ class BaseClient(Calls, Output):
         self._arrivals.relink(session.stream.fileno())
         self._sent_blocks = {}
         self._thread_numbers = {0: 0, SINGLE: SINGLE_THREAD}
+        self._wire_numbers = itertools.count(1)
         self._start_output()
         self._respawn_due = False
 
@@ -245,7 +249,9 @@ class BaseClient(Calls, Output):
         number = self._thread_numbers.get(threadid)
         if number is None:
             with self._lock:
-                number = self._thread_numbers.setdefault(threadid, len(self._thread_numbers))
+                number = self._thread_numbers.get(threadid)
+                if number is None:
+                    number = self._thread_numbers[threadid] = next(self._wire_numbers)
         return number
 
     def _request(

@@ -118,7 +118,7 @@ class Endpoint:
         self._data: DataLink | None = None
         self._closing = threading.Lock()
         self.control = Control(options.label, on_output, self._control_ended, options.heartbeat, options.lost_after)
-        self.control.on_idle = self._idle
+        self.control.on_idle = self.idle
 
     # Seconds a cancelled call gets to end by itself before its worker is killed.
     cancel_grace = 2.0
@@ -335,7 +335,8 @@ class Endpoint:
             session.end(ConnectionResetError(reason))
         self._kill_local()
 
-    def _idle(self) -> None:
+    def idle(self) -> None:
+        """Have the far side release what is not used any more; in the monitor's thread."""
         session = self.session
         if session is not None and session.values.proxies.dropped:
             session.flush_releases()

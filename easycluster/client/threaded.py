@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ class ThreadingMixin(BaseClient):
         assert session is not None  # _use has set it
         session.notify_completed = session.wake_watcher
         session.start_watcher(self._complete_quietly)
+        endpoint.control.on_idle = self._idle
 
     def _thread_number(self, threadid: int | None) -> int:
         if threadid is not None:
@@ -61,8 +63,7 @@ class ThreadingMixin(BaseClient):
             return 0
         self.check_threads()
         with self._lock:
-            # Keys of a kind that no caller's threadid can be.
-            number = self._thread_numbers.setdefault(("thread", id(self._local), object()), len(self._thread_numbers))
+            number = next(self._wire_numbers)
             self._owners[number] = weakref.ref(thread)
         self._local.number = number + 1
         return number
@@ -82,9 +83,18 @@ class ThreadingMixin(BaseClient):
                     done.append(number)
                     del self._owners[number]
         session = self._session
-        if session is not None and session.ended is None:
-            for number in done:
-                session.send(Kind.STOP_THREAD, 0, b"", thread=number)
+        if session is not None:
+            with contextlib.suppress(OSError):
+                for number in done:
+                    session.send(Kind.STOP_THREAD, 0, b"", thread=number)
+
+    def _idle(self) -> None:
+        """Look for threads that have ended; in the monitor's thread, which must not wait for anything."""
+        endpoint = self._endpoint
+        if endpoint is not None:
+            endpoint.idle()
+        if any(owner is None or not owner.is_alive() for owner in [ref() for ref in list(self._owners.values())]):
+            threading.Thread(target=self.check_threads, name="easycluster-reaper", daemon=True).start()
 
     def _after_wait(self) -> None:
         """Nothing: a thread of our own handles completions."""

@@ -31,6 +31,7 @@ def _forget_registrations(monkeypatch):
     monkeypatch.setattr(exports, "_registered", dict(exports._registered))
     monkeypatch.setattr(exports, "_singletons", {})
     required = set(pickling.required)
+    pickling.required.clear()
     exports._by_type.clear()
     yield
     exports._by_type.clear()

@@ -84,8 +84,12 @@ def ends():
 
 
 @pytest.fixture(autouse=True)
-def _forget_wariness():
-    pickling.required.discard(pickling.WARY)
+def _forget_what_other_tests_require():
+    required = set(pickling.required)
+    pickling.required.clear()
+    yield
+    pickling.required.clear()
+    pickling.required.update(required - {pickling.WARY})
 
 
 # -- by value ---------------------------------------------------------------------------------------

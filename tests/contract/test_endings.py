@@ -15,9 +15,11 @@ import time
 from pathlib import Path
 
 import pytest
+from support.middle import Middle
 from support.transports import TRANSPORTS
 
 from easycluster import (
+    Client,
     ConnectionClosed,
     ConnectionLost,
     SessionError,
@@ -376,6 +378,23 @@ def test_a_stopped_worker_is_no_lost_host(connect):
     assert client.os.getpid() != pid
     with pytest.raises(SessionError):
         response.wait()
+
+
+@pytest.mark.parametrize("transport", ["tcp"], indirect=True)
+def test_a_partition_is_noticed_on_both_sides(transport):
+    with (
+        Middle(transport.server.port) as middle,
+        Client(transport.key, "127.0.0.1", middle.port, DEFINITIONS, heartbeat=0.2, lost_after=1.0) as client,
+    ):
+        pids = [client.os.getpid(), client.os.getppid(), *client.start_children()]
+        threads = sleeping(client, 2)
+        middle.fall_silent()
+        for thread in threads:
+            error = thread.join()
+            assert type(error) is ConnectionLost
+            assert error.reason == "no heartbeat for 1 s"
+            assert thread.took < 4
+        assert wait_until_gone(pids, 3) == []
 
 
 def test_reconnect_after_the_link_was_cut(transport, connect):

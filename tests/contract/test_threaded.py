@@ -228,9 +228,7 @@ def test_threads_share_it_without_swapping_answers(threaded):
 
     def call_often():
         mine = threading.get_ident()
-        for at in range(500):
-            if threaded.add(mine, at) != mine + at:
-                wrong.append(at)
+        wrong.extend(at for at in range(500) if threaded.add(mine, at) != mine + at)
 
     in_threads(8, call_often)
     assert wrong == []

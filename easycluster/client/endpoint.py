@@ -111,6 +111,8 @@ class Endpoint:
         self.session: NearSession | None = None
         self.hello: dict[str, Any] = {}
         self.closed_because = ""
+        # Whether the worker had died before the session was closed.
+        self._died_first = False
         self._carrier = carrier
         self._connection = connection
         self._services = services
@@ -251,7 +253,8 @@ class Endpoint:
         control = self.control
         if not self.closed_because:
             control.wait_for(lambda: control.died is not None or bool(self.closed_because), EXPLAIN_TIME)
-        if self.closed_because and control.died is None:
+        if self.closed_because and not self._died_first:
+            # Its worker has ended since, too, but that is what closing is.
             return ConnectionClosed(self.closed_because, self.label, call, elapsed)
         died = control.died
         if died is not None:
@@ -281,6 +284,7 @@ class Endpoint:
         with self._closing:
             if self.closed_because:
                 return
+            self._died_first = self.control.died is not None
             self.closed_because = reason if isinstance(reason, str) else reason.reason
         control = self.control
         self._end_session(StaleReason.CLOSED)

@@ -522,7 +522,9 @@ def test_an_interpreter_with_live_sessions_ends_without_noise(run_client):
 def test_a_child_of_a_fork_cannot_use_the_client_and_the_parent_can(run_client):
     process = run_client(
         """
-        import gc, traceback
+        import gc, traceback, warnings
+        # Python 3.12 warns of any fork in a process with threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
         thing = client.Thing()
         response = client.sleep(0.5, nonblocking=True)
         pid = os.fork()
@@ -553,7 +555,7 @@ def test_a_child_of_a_fork_cannot_use_the_client_and_the_parent_can(run_client):
                 # First as multiprocessing does, then as a script.
                 os._exit(code)
         print("child", os.waitpid(pid, 0)[1], flush=True)
-        print(response.wait(), thing.get(), client.Thing().get(), [client.eval(str(n)) for n in range(3)])
+        print(response.wait(), thing.get(), client.Thing().get(), [client.eval(str(n)) for n in range(3)], flush=True)
         if os.fork() == 0:
             sys.exit(0)
         os.wait()

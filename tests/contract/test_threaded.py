@@ -82,8 +82,13 @@ def test_the_main_thread_has_the_far_sides_main_thread(threaded):
 
 
 def test_every_thread_has_a_far_side_thread_of_its_own(threaded):
+    # All of them live until the last has called: idents are used again.
+    together = threading.Barrier(4)
+
     def two_calls():
-        return threaded.thread(), threaded.thread(), threaded.in_main_thread()
+        result = threaded.thread(), threaded.thread(), threaded.in_main_thread()
+        together.wait(SOON)
+        return result
 
     results = in_threads(4, two_calls)
     assert all(first == second and not in_main for first, second, in_main in results)

@@ -94,7 +94,7 @@ define_common(
 # Seconds that any call has which is to be stopped: long enough to begin, and short enough.
 SPAN = 0.1
 # What a call gets to obey, instead of 2 s.
-GRACE = 0.5
+GRACE = 0.4
 
 STOPPABLE = [
     "sleep",
@@ -177,10 +177,15 @@ def test_a_busy_loop_in_another_thread_is_stopped(client):
     assert client.os.getpid() == pid
 
 
-def test_what_cannot_be_interrupted_is_killed_and_the_next_call_has_a_new_worker(connect):
+@pytest.mark.parametrize(
+    ("transport", "cases"),
+    [("tcp", UNSTOPPABLE), ("spawned", UNSTOPPABLE), ("ssh", UNSTOPPABLE[1:2]), ("relay", UNSTOPPABLE[:2])],
+    indirect=["transport"],
+)
+def test_what_cannot_be_interrupted_is_killed_and_the_next_call_has_a_new_worker(connect, cases):
     client = connect()
     client._endpoint.cancel_grace = GRACE
-    for function, threadid in UNSTOPPABLE:
+    for function, threadid in cases:
         pid = client.os.getpid()
         error, took = timed_out(client, function, threadid=threadid)
         assert error.worker_replaced
@@ -197,7 +202,7 @@ def test_a_worker_that_obeys_at_the_last_moment_lives(client):
     error, took = timed_out(client, "hold_it_in_a_system_call")
     assert took > GRACE
     assert not error.worker_replaced
-    assert client.nap(0.7) == "slept"
+    assert client.nap(GRACE + 0.2) == "slept"
     assert client.os.getpid() == pid
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 from support.middle import Middle
-from support.transports import TRANSPORTS
 
 from easycluster import (
     Client,
@@ -118,6 +117,10 @@ def sleeping(client, count=1):
     return threads
 
 
+# Over the relay these are the same as over ssh.
+without_relay = pytest.mark.parametrize("transport", ["tcp", "spawned", "ssh"], indirect=True)
+
+
 # The worker dies ---------------------------------------------------------------------------------
 
 DEATHS = [
@@ -166,6 +169,7 @@ def test_every_pending_call_hears_of_the_death(connect):
     assert [type(error.orig) for error in heard] == [WorkerDied]
 
 
+@without_relay
 def test_a_threaded_client_tells_completion_functions_of_the_death(connect):
     client = connect(ThreadedClient)
     heard, told = [], threading.Event()
@@ -175,6 +179,7 @@ def test_a_threaded_client_tells_completion_functions_of_the_death(connect):
     assert isinstance(heard[0].orig, WorkerDied)
 
 
+@without_relay
 def test_the_error_has_the_last_words(connect):
     client = connect()
     client.on_output = lambda stream, text: None
@@ -184,6 +189,7 @@ def test_the_error_has_the_last_words(connect):
     assert str(caught.value).endswith("\nlast output:\nout of cheese")
 
 
+@without_relay
 def test_calls_after_the_death_say_what_happened(connect):
     client = connect()
     with pytest.raises(WorkerDied):
@@ -194,6 +200,7 @@ def test_calls_after_the_death_say_what_happened(connect):
     assert str(caught.value) == f"{client.peername}: the worker was killed by SIGKILL; reconnect() starts anew"
 
 
+@without_relay
 def test_reconnect_after_the_death_starts_anew(connect):
     client = connect()
     thing, pid = client.Thing(), client.os.getpid()
@@ -210,6 +217,7 @@ def test_reconnect_after_the_death_starts_anew(connect):
         thing.get()
 
 
+@without_relay
 def test_what_the_worker_started_dies_with_it(connect):
     client = connect()
     children = client.start_children()
@@ -247,6 +255,7 @@ def test_close_ends_the_calls_of_other_threads(connect):
         assert (error.host, error.call, error.reason) == (client.peername, "sleep()", "the connection was closed")
 
 
+@without_relay
 def test_close_leaves_no_process(connect):
     client = connect()
     pids = [client.os.getpid(), client.os.getppid(), *client.start_children()]
@@ -271,6 +280,7 @@ def test_close_leaves_no_descriptor_and_no_file(connect):
     assert [folder for folder in folders if folder.exists()] == []
 
 
+@without_relay
 def test_closing_twice_is_closing(connect):
     client = connect()
     client.close()
@@ -280,6 +290,7 @@ def test_closing_twice_is_closing(connect):
     assert str(caught.value) == f"{client.peername}: the connection was closed"
 
 
+@without_relay
 def test_a_closed_client_can_reconnect(connect):
     client = connect()
     client.close()
@@ -287,6 +298,7 @@ def test_a_closed_client_can_reconnect(connect):
     assert client.Thing().get() == 1
 
 
+@without_relay
 def test_reconnect_while_connected_is_a_fresh_start(connect):
     client = connect()
     pid = client.os.getpid()
@@ -295,6 +307,7 @@ def test_reconnect_while_connected_is_a_fresh_start(connect):
     assert wait_until_gone([pid]) == []
 
 
+@without_relay
 def test_a_client_closes_with_its_block(connect):
     with connect() as client:
         assert client.connected
@@ -351,6 +364,7 @@ def test_a_killed_keeper_ends_every_call(connect):
     assert wait_until_gone(pids) == []
 
 
+@without_relay
 def test_a_far_side_that_falls_silent_is_lost(connect):
     client = connect(heartbeat=0.2, lost_after=1.0)
     (thread,) = sleeping(client)
@@ -366,6 +380,7 @@ def test_a_far_side_that_falls_silent_is_lost(connect):
         os.kill(keeper, signal.SIGCONT)
 
 
+@without_relay
 def test_a_stopped_worker_is_no_lost_host(connect):
     client = connect(heartbeat=0.2, lost_after=1.0)
     pid = client.os.getpid()
@@ -397,6 +412,7 @@ def test_a_partition_is_noticed_on_both_sides(transport):
         assert wait_until_gone(pids, 3) == []
 
 
+@without_relay
 def test_reconnect_after_the_link_was_cut(transport, connect):
     client = connect()
     cut(transport, client)
@@ -474,6 +490,7 @@ def far_side_of(process):
     return pids
 
 
+@without_relay
 def test_the_far_side_ends_when_the_client_is_killed(run_client):
     process = run_client(BUSY + "time.sleep(60)")
     pids = far_side_of(process)
@@ -484,7 +501,9 @@ def test_the_far_side_ends_when_the_client_is_killed(run_client):
 @pytest.mark.parametrize(
     ("transport", "last_words", "code", "error"),
     [
-        *((name, "", 0, "") for name in TRANSPORTS),
+        ("tcp", "", 0, ""),
+        ("spawned", "", 0, ""),
+        ("ssh", "", 0, ""),
         ("spawned", "sys.exit(5)", 5, ""),
         ("spawned", "os._exit(6)", 6, ""),
         ("tcp", "raise LookupError('the end')", 1, "LookupError: the end\n"),
@@ -502,6 +521,7 @@ def test_the_far_side_ends_when_the_client_does(run_client, last_words, code, er
     assert wait_until_gone(pids) == []
 
 
+@without_relay
 def test_an_interpreter_with_live_sessions_ends_without_noise(run_client):
     process = run_client(
         """
@@ -519,6 +539,7 @@ def test_an_interpreter_with_live_sessions_ends_without_noise(run_client):
     assert (out, err, process.returncode) == ("True\n", "", 0)
 
 
+@without_relay
 def test_a_child_of_a_fork_cannot_use_the_client_and_the_parent_can(run_client):
     process = run_client(
         """

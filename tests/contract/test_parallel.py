@@ -11,6 +11,7 @@ import pytest
 
 from easycluster import (
     SINGLE,
+    Client,
     ClientGroup,
     ConnectionClosed,
     RemoteException,
@@ -198,36 +199,40 @@ def test_select_is_quiet_once_everything_is_taken(client):
 # Futures -----------------------------------------------------------------------------------------
 
 
-def test_responses_can_be_waited_for_as_futures(connect):
-    client = connect()
-    responses = [client.nap(0.01, number, nonblocking=True, threadid=SINGLE) for number in range(10)]
+@pytest.fixture(scope="module")
+def watched(transport):
+    """A session whose responses are read although nobody waits: something waits in another way."""
+    with transport.open(Client, definitions=DEFINITIONS) as client:
+        client.add(1, 2, nonblocking=True).add_done_callback(lambda _response: None)
+        yield client
+
+
+def test_responses_can_be_waited_for_as_futures(watched):
+    responses = [watched.nap(0.01, number, nonblocking=True, threadid=SINGLE) for number in range(10)]
     done, rest = concurrent.futures.wait(responses, SOON)
     assert (done, rest) == (set(responses), set())
     assert [response.result() for response in responses] == list(range(10))
 
 
-def test_futures_come_as_they_complete(connect):
-    client = connect()
-    slow = client.wait_for("slow", nonblocking=True, threadid=1)
-    quick = client.add(1, 2, nonblocking=True, threadid=2)
+def test_futures_come_as_they_complete(watched):
+    slow = watched.wait_for("slow", nonblocking=True, threadid=1)
+    quick = watched.add(1, 2, nonblocking=True, threadid=2)
     completed = concurrent.futures.as_completed([slow, quick], SOON)
     assert next(completed) is quick
-    client.set_event("slow")
+    watched.set_event("slow")
     assert next(completed) is slow
     assert list(completed) == []
 
 
-def test_futures_of_several_kinds_are_waited_for_together(connect):
-    client = connect()
+def test_futures_of_several_kinds_are_waited_for_together(watched):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        futures = [client.nap(0.02, "far", nonblocking=True), pool.submit(lambda: "near")]
+        futures = [watched.nap(0.02, "far", nonblocking=True), pool.submit(lambda: "near")]
         concurrent.futures.wait(futures, SOON)
         assert [future.result() for future in futures] == ["far", "near"]
 
 
-def test_a_future_has_its_exception(connect):
-    client = connect()
-    response = client.fail("no", nonblocking=True, origexc="quiet")
+def test_a_future_has_its_exception(watched):
+    response = watched.fail("no", nonblocking=True, origexc="quiet")
     done, _ = concurrent.futures.wait([response], SOON, concurrent.futures.FIRST_EXCEPTION)
     assert done == {response}
     assert str(response.exception()) == "no"
@@ -235,16 +240,15 @@ def test_a_future_has_its_exception(connect):
         response.result()
 
 
-def test_a_done_callback_is_called_although_nobody_waits(connect):
-    client = connect()
+def test_a_done_callback_is_called_although_nobody_waits(watched):
     results = []
-    client.add(1, 2, nonblocking=True).add_done_callback(lambda response: results.append(response.result()))
+    watched.add(1, 2, nonblocking=True).add_done_callback(lambda response: results.append(response.result()))
     until(lambda: results)
     assert results == [3]
 
 
-def test_a_done_callback_is_called_at_once_for_what_has_finished(connect):
-    response = connect().add(1, 2, nonblocking=True)
+def test_a_done_callback_is_called_at_once_for_what_has_finished(watched):
+    response = watched.add(1, 2, nonblocking=True)
     response.wait()
     results = []
     response.add_done_callback(results.append)
@@ -409,8 +413,8 @@ def test_the_main_thread_cannot_be_stopped(client):
 
 
 @pytest.fixture
-def pair(client, connect):
-    return client, connect()
+def pair(client, watched):
+    return client, watched
 
 
 def test_call_multi_calls_everywhere_at_once(pair):

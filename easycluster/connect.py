@@ -206,10 +206,10 @@ class Client(BaseClient):
         self._open(opener)
 
     def set_socket(self, sock: Any, peername: str | None = None) -> None:
-        """Use an open socket to an EasyCluster server for this session.
+        """Connect to the EasyCluster server that an open socket leads to.
 
-        The socket must be connected and fresh; it carries control, and a second connection to the
-        same address carries data.
+        Only the address of its peer is used: the socket is closed, and the session's two
+        connections are made anew, so it must not be one end of a tunnel.
         """
         host, port = sock.getpeername()[:2]
         sock.close()

@@ -1,0 +1,7 @@
+"""The transports that faults are put to."""
+
+from __future__ import annotations
+
+from support.transports import client, connect, shared_client, tcp_server, threaded, transport
+
+__all__ = ["client", "connect", "shared_client", "tcp_server", "threaded", "transport"]

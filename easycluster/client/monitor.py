@@ -20,7 +20,8 @@ from _thread import allocate_lock
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from easycluster.errors import ConnectionLost, ProtocolError
+from easycluster.errors import ConnectionLost, ProtocolError, RemoteProtocolError
+from easycluster.wire.faults import first_words
 from easycluster.wire.frames import FrameDecoder, FrameEncoder, Kind, frame
 from easycluster.wire.records import Mac
 
@@ -216,6 +217,17 @@ class Control:
         except ProtocolError as exc:
             self.end(f"the control link was given up: {exc}")
 
+    def _load(self, body: bytes, read: Callable[[dict[str, Any]], Any]) -> Any:
+        """Return what ``read`` makes of a message's value; this thread serves other sessions, too.
+
+        Raises:
+            RemoteProtocolError: If the value is not what it should be.
+        """
+        try:
+            return read(pickle.loads(body))
+        except Exception as exc:
+            raise RemoteProtocolError(f"a message cannot be understood: {first_words(exc)}") from exc
+
     def _obey(self, kind: int, request: int, thread: int, body: bytes) -> None:
         if kind == Kind.OUTPUT:
             self.last_output = (self.last_output + body)[-2048:]
@@ -224,13 +236,15 @@ class Control:
             finally:
                 self.send_quietly(Kind.CREDIT, len(body))
         elif kind == Kind.SYNCED:
+            if thread >= len(self._marks):
+                raise RemoteProtocolError(f"there is no mark of kind {thread}")
             self._notify(self._marks.__setitem__, thread, request)
         elif kind == Kind.HELLO:
-            self._notify(setattr, self, "hello", pickle.loads(body))
+            self._notify(setattr, self, "hello", self._load(body, dict))
         elif kind == Kind.SPAWNED:
             self._notify(setattr, self, "worker_pid", request)
         elif kind == Kind.DIED:
-            self._notify(setattr, self, "died", Died(pickle.loads(body)))
+            self._notify(setattr, self, "died", self._load(body, Died))
         elif kind == Kind.DATA and self.on_data is not None:
             self.on_data(body)
         elif kind == Kind.CREDIT and self.on_data_credit is not None:

@@ -31,6 +31,7 @@ import tempfile
 import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
+from easycluster.errors import RemoteProtocolError
 from easycluster.far.fdpass import recv_packet, send_packet
 from easycluster.far.relay import Relay
 from easycluster.wire.frames import FrameDecoder, FrameEncoder, Kind, frame
@@ -183,7 +184,12 @@ class Keeper:
     # The near side -----------------------------------------------------------------------------
 
     def hear(self, data: bytes) -> None:
-        """Take bytes of the control link."""
+        """Take bytes of the control link.
+
+        Raises:
+            RemoteProtocolError: If they make no sense.
+            OSError: If the near side or the template is gone.
+        """
         self.last_heard = _monotonic()
         for kind, _flags, request, thread, body, _buffers in self._decoder.receive_data(data):
             self._obey(kind, request, thread, bytes(body))
@@ -196,11 +202,11 @@ class Keeper:
         if kind == Kind.PING:
             self._send(frame(Kind.PONG, request, body))
         elif kind == Kind.HELLO:
-            self._configure(pickle.loads(body))
+            self._configure(_load(body, dict))
         elif kind == Kind.SPAWN:
             self._spawn()
         elif kind == Kind.CANCEL:
-            self._cancel(request, pickle.loads(body))
+            self._cancel(request, _load(body, (int, float)))
         elif kind == Kind.KILL:
             self._ask_for_stacks({KILLED})
         elif kind == Kind.CREDIT:
@@ -223,7 +229,10 @@ class Keeper:
 
     def _configure(self, settings: Dict[str, Any]) -> None:
         """The near side's first words: how long it may be silent, how links are made."""
-        self.lease = float(settings.get("lease", LEASE))
+        lease = settings.get("lease", LEASE)
+        if not isinstance(lease, (int, float)) or not lease > 0:
+            raise RemoteProtocolError(f"a lease of {lease!r} seconds is not possible")
+        self.lease = float(lease)
         self._settings = settings
         if settings.get("socket"):
             self._listen()
@@ -521,6 +530,17 @@ class Keeper:
             relay.finish()
             self.unwatch(relay.sock.fileno())
             relay.sock.close()
+
+
+def _load(body: bytes, kind: Any) -> Any:
+    """Return the value of a message; what else it may be ends the session as any other nonsense does."""
+    try:
+        value = pickle.loads(body)
+    except Exception as exc:
+        raise RemoteProtocolError("a control message cannot be read") from exc
+    if not isinstance(value, kind):
+        raise RemoteProtocolError(f"a control message holds {type(value).__name__}")
+    return value
 
 
 def _shutdown(sock: socket.socket) -> None:

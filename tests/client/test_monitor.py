@@ -1,10 +1,13 @@
-"""What is said about a worker that has died."""
+"""What is said about a worker that has died, and what a control link makes of nonsense."""
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from easycluster.client.monitor import Died
+from easycluster.client.monitor import Control, Died
+from easycluster.wire.frames import Kind, frame
 
 # As faulthandler writes it: the most recent call first.
 USERS = """\
@@ -34,3 +37,37 @@ def test_where_a_killed_worker_was_stuck_is_the_users_code(ours):
     stacks = f'{USERS}{frames}  File "<string>", line 1 in <module>\n{OTHERS}'
     died = Died({"signal": 9, "exit_code": None, "killed": True, "last_output": "", "stack": stacks})
     assert died.stack == USERS
+
+
+class Port:
+    """A transport that goes nowhere."""
+
+    def __init__(self):
+        self.shut = False
+
+    def send(self, data):
+        pass
+
+    def shutdown(self):
+        self.shut = True
+
+
+@pytest.mark.parametrize(
+    ("kind", "thread", "body"),
+    [
+        (Kind.HELLO, 0, b"no pickle"),
+        (Kind.HELLO, 0, pickle.dumps(1)),
+        (Kind.DIED, 0, b""),
+        (Kind.DIED, 0, pickle.dumps({"signal": 9})),
+        (Kind.SYNCED, 2, b""),
+        (23, 0, b""),
+    ],
+)
+def test_a_message_that_makes_no_sense_ends_its_own_link_only(kind, thread, body):
+    reasons = []
+    control = Control("gpu01", lambda _stream, _data: None, reasons.append)
+    control.use(Port())
+    control.hear(frame(kind, 1, body, thread))
+    assert reasons == [control.ended]
+    assert control.ended.startswith("the control link was given up: ")
+    assert control.port.shut

@@ -473,7 +473,10 @@ class FrameDecoder:
         total = sum(sizes)
         if total > self.max_frame:
             raise RemoteProtocolError(f"a frame of {total} bytes is above the limit of {self.max_frame}")
-        return _Incoming(head, body[start:], sizes, self._mac is not None)
+        try:
+            return _Incoming(head, body[start:], sizes, self._mac is not None)
+        except (OSError, MemoryError, OverflowError) as exc:
+            raise RemoteProtocolError(f"there is no memory for a frame of {total} bytes") from exc
 
     def _fill(self, incoming: _Incoming, data: bytes, position: int, number: int) -> Tuple[int, int, _Incoming]:
         """Copy bulk that came in one read with its frame.  Changes nothing that is committed."""

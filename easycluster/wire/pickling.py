@@ -308,6 +308,10 @@ class _Inert:
     append = extend = add = __setitem__ = __setstate__ = __call__
 
 
+# References are given back as decimal numbers, for which a frame has limited room.
+_NO_OID = 1 << 63
+
+
 class _ReferenceReader(pickle.Unpickler):
     """Finds the references in a pickle; nothing else in it is imported, made or called."""
 
@@ -322,7 +326,9 @@ class _ReferenceReader(pickle.Unpickler):
         self._take(*pid)
 
     def _take(self, oid: int, type_data: str) -> None:
-        self.oids.append(oid)
+        # What is no number would later be given back as one.
+        if type(oid) is int and 0 < oid < _NO_OID:
+            self.oids.append(oid)
 
 
 def references_in(data: Any) -> List[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import tracemalloc
@@ -470,3 +471,13 @@ def test_a_body_that_declares_little_is_not_inflated_further(declared):
 def test_a_body_that_cannot_be_inflated_is_refused(rest):
     with pytest.raises(RemoteProtocolError, match=r"^a compressed body "):
         decompress((100).to_bytes(8, "big") + rest, 1 << 20)
+
+
+def test_a_frame_for_which_there_is_no_memory_is_refused(monkeypatch):
+    def no_memory(*_args):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("easycluster.wire.frames.mmap.mmap", no_memory)
+    sizes = (1).to_bytes(2, "big") + (5 << 20).to_bytes(8, "big")
+    with pytest.raises(RemoteProtocolError, match=r"^there is no memory for a frame of 5242880 bytes$"):
+        FrameDecoder().receive_data(frame(Kind.CALL, 1, sizes, flags=LARGE))

@@ -639,3 +639,15 @@ def test_many_threads_pickle_references_at_once(ends):
     assert len(near.proxies) <= len(far.exports) == 20
     assert not pickling.met
     assert not pickling.at_load
+
+
+@pytest.mark.parametrize("number", ["1", [1], 0, -1, 1 << 63, 1 << 4000, True, None, 1.0])
+def test_what_is_no_number_of_an_object_is_not_given_back(ends, number):
+    class Odd:
+        def __reduce__(self):
+            return pickling.peer_object, (number, "run||")
+
+    near, _far = ends
+    data = pickle.dumps([Odd(), 1], 5)
+    near.values.discard(data)
+    assert near.proxies.take_dropped() == []

@@ -129,11 +129,12 @@ class WorkerSession(PeerSession):
             self.finish(request)
             kind = _RAISE
             reply, out = self.dump_failure(exc)
-        del inside[ident]
-        if output.Output.dirty:
+        if output.unseen:
             flags, mark = self.mark()
+            del inside[ident]
             self.send(kind, request, reply, out, mark, flags)
         else:
+            del inside[ident]
             self.send(kind, request, reply, out)
         # Not earlier: with the value may go the last proxy for an object that the answer brings back.
         del value
@@ -153,14 +154,15 @@ class WorkerSession(PeerSession):
 
     def mark(self) -> Any:
         """Let the keeper say when it has read what was printed until now."""
-        if not output.Output.dirty:
+        if not output.unseen:
             return 0, 0
-        output.Output.dirty = False
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError, AttributeError):
                 pass
+        if not output.belongs(get_ident(), self.inside):
+            return 0, 0
         return MARKED, self.worker.request_sync()
 
     def dump_failure(self, exc: BaseException) -> Any:

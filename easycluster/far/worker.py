@@ -179,10 +179,11 @@ class Worker:
 
     def _answer_interrupted(self, session: WorkerSession, request: int, exc: Interrupted) -> None:
         """The interruption came in the moment between the end of the call and our note of it."""
-        session.inside.pop(get_ident(), None)
         session.finish(request)
         reply, out = session.dump_failure(exc)
-        session.send(Kind.RAISE, request, reply, out)
+        flags, mark = session.mark()
+        session.inside.pop(get_ident(), None)
+        session.send(Kind.RAISE, request, reply, out, mark, flags)
 
     def thread(self, number: int, stop: bool) -> Optional[Waiter]:
         """Return the inbox of thread ``number``, starting it if need be."""

@@ -67,6 +67,10 @@ _PARTS: Dict[int, Tuple[str, ...]] = {
 }
 
 
+# Digits of 2**64.
+_LONGEST_NUMBER = 20
+
+
 def describe_operation(operation: Tuple[Any, ...]) -> str:
     """Return what an operation is, for a message: ``rebuild()``."""
     first = operation[1] if len(operation) > 1 else None
@@ -164,13 +168,14 @@ class PeerSession(Session):
                 self.finish(request)
                 kind = Kind.RAISE
                 reply, out = self.dump_failure(exc)
+            # While we are inside: others count as ours what was written meanwhile.
+            flags, mark = self.mark()
         finally:
             if outer is None:
                 inside.pop(ident, None)
             else:
                 inside[ident] = outer
         del body, message
-        flags, mark = self.mark()
         self.send(kind, request, reply, out, mark, flags)
         # Not earlier: with the value may go the last proxy for an object that the answer brings back.
         del value
@@ -178,6 +183,10 @@ class PeerSession(Session):
     def release(self, body: bytes) -> None:
         """Give up exported objects that the peer has no proxies for any more."""
         numbers = body.split()
+        if len(numbers) % 2 or not all(each.isdigit() and len(each) < _LONGEST_NUMBER for each in numbers):
+            # Objects would be held for ever, or let go too early.
+            self.end(RemoteProtocolError("references were given back with something that is no number"))
+            return
         for oid, count in zip(numbers[::2], numbers[1::2]):
             self.values.exports.release(int(oid), int(count))
 

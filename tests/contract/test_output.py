@@ -13,7 +13,7 @@ DEFINITIONS = "contract_output"
 
 define_common(
     r"""
-    import ctypes, os, subprocess, sys, threading, time
+    import ctypes, multiprocessing, os, pty, subprocess, sys, threading, time
 
     def say(*words, stream="stdout", end="\n"):
         print(*words, file=getattr(sys, stream), end=end)
@@ -53,6 +53,61 @@ define_common(
     def say_and_sleep(text):
         print(text)
         time.sleep(30)
+
+    def echo(way, text):
+        '''Have a child print a line, and wait for it.'''
+        words = ["/bin/echo", text]
+        if way == "subprocess":
+            subprocess.call(words)
+        elif way == "os.system":
+            os.system(" ".join(words))
+        elif way == "os.posix_spawn":
+            os.waitpid(os.posix_spawn(words[0], words, os.environ), 0)
+        elif way == "os.fork":
+            child = os.fork()
+            if not child:
+                os.write(1, text.encode() + b"\n")
+                os._exit(0)
+            os.waitpid(child, 0)
+        elif way == "os.spawnv":
+            os.spawnv(os.P_WAIT, words[0], words)
+        elif way == "pty.fork":
+            child, terminal = pty.fork()
+            if not child:
+                os._exit(0)
+            os.waitpid(child, 0)
+            os.close(terminal)
+            # What a child writes to its own terminal is its parent's to print.
+            print(text)
+        elif way == "multiprocessing":
+            child = multiprocessing.get_context("fork").Process(target=os.write, args=(1, text.encode() + b"\n"))
+            child.start()
+            child.join()
+        elif way == "sys.stdout.buffer":
+            sys.stdout.buffer.write(text.encode() + b"\n")
+            sys.stdout.buffer.flush()
+
+    children = []
+
+    def start_child(text):
+        '''Start a child that prints a line once it may, and one that goes on.'''
+        children.append(subprocess.Popen(["/bin/sh", "-c", f"read go; echo {text}"], stdin=subprocess.PIPE))
+
+    def wait_for_child():
+        child = children.pop()
+        child.communicate(b"go\n")
+        return child.returncode
+
+    def add(a, b):
+        return a + b
+
+    events = []
+
+    def note_events():
+        sys.addaudithook(lambda event, args: events.append(event))
+
+    def noted_events():
+        return events
 
     def flood():
         while True:
@@ -143,6 +198,89 @@ def test_output_of_c_code_and_children_is_here_after_a_flush(client, output, fun
     client.call(function, *args)
     assert client.flush_output()
     assert output[stream] == text
+
+
+# Over the relay these are the same as over ssh.
+without_relay = pytest.mark.parametrize("transport", ["tcp", "spawned", "ssh"], indirect=True)
+
+ROUNDS = 30
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "subprocess",
+        "os.system",
+        "os.posix_spawn",
+        "os.fork",
+        "os.spawnv",
+        "pty.fork",
+        "multiprocessing",
+        "sys.stdout.buffer",
+    ],
+)
+def test_what_a_child_prints_is_here_before_the_answer(client, output, way):
+    for number in range(ROUNDS):
+        client.echo(way, f"line {number}")
+        assert output["stdout"].endswith(f"line {number}\n")
+
+
+def test_what_a_child_of_an_earlier_call_prints_is_here_once_it_was_waited_for(client, output):
+    # One lives on, so that the end of the others is not the end of all.
+    client.start_child("the last")
+    for number in range(ROUNDS):
+        client.start_child(f"line {number}")
+        # They come between, and see nothing of it.
+        assert client.eval("len(children)") == 2
+        assert client.wait_for_child() == 0
+        assert output["stdout"].endswith(f"line {number}\n")
+    assert client.wait_for_child() == 0
+    assert output["stdout"].endswith("the last\n")
+
+
+def test_output_of_threads_that_answer_at_once_is_here_before_each_answer(client, output):
+    late = []
+
+    def call_on(thread):
+        for number in range(ROUNDS):
+            text = f"thread {thread} line {number}"
+            client.say(text, threadid=thread)
+            if f"{text}\n" not in output["stdout"]:
+                late.append(text)
+
+    threads = [threading.Thread(target=call_on, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert late == []
+
+
+@without_relay
+def test_a_plain_call_waits_for_no_output(connect):
+    client = connect()
+    client.echo("subprocess", "hello")
+    client.say("no newline", end="")
+    marks = client._endpoint.control._marks[0]
+    assert marks > 0
+    client.note_events()
+    for _ in range(10):
+        assert client.add(1, 2) == 3
+    # Each event would call the hook by which children are noticed.
+    assert client.noted_events() == []
+    assert client._endpoint.control._marks[0] == marks
+
+
+@without_relay
+def test_a_child_that_runs_makes_no_call_wait(connect):
+    client = connect()
+    client.start_child("hello")
+    marks = client._endpoint.control._marks[0]
+    for _ in range(10):
+        assert client.add(1, 2) == 3
+    assert client._endpoint.control._marks[0] == marks
+    assert client.wait_for_child() == 0
+    assert client._endpoint.control._marks[0] == marks + 1
 
 
 def test_output_never_gets_onto_the_wire(client, output):

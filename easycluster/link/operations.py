@@ -70,6 +70,9 @@ _PARTS: Dict[int, Tuple[str, ...]] = {
 # Digits of 2**64.
 _LONGEST_NUMBER = 20
 
+# Digits of 2**63.
+_LONGEST_NUMBER = 19
+
 
 def describe_operation(operation: Tuple[Any, ...]) -> str:
     """Return what an operation is, for a message: ``rebuild()``."""
@@ -183,7 +186,7 @@ class PeerSession(Session):
     def release(self, body: bytes) -> None:
         """Give up exported objects that the peer has no proxies for any more."""
         numbers = body.split()
-        if len(numbers) % 2 or not all(each.isdigit() and len(each) < _LONGEST_NUMBER for each in numbers):
+        if len(numbers) % 2 or not all(each.isdigit() and len(each) <= _LONGEST_NUMBER for each in numbers):
             # Objects would be held for ever, or let go too early.
             self.end(RemoteProtocolError("references were given back with something that is no number"))
             return

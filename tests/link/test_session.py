@@ -402,3 +402,12 @@ def test_a_call_from_inside_the_session_is_refused_and_the_outer_one_goes_on(too
         assert ask(near, "echo", "next") == "next"
     assert len(errors) == 1
     assert "in the middle of another" in errors[0]
+
+
+@pytest.mark.parametrize("body", [b"1", b"1 2 3", b"1 x ", b"1 -1 ", b"1_0 1 ", b"1 " + b"9" * 5000])
+def test_references_given_back_by_nonsense_end_the_session(ends, body):
+    near, far = ends
+    near.send(Kind.RELEASE, 0, body)
+    with pytest.raises(OSError):  # noqa: PT011 - a reset, a broken pipe or an end, as it falls
+        ask(near, "echo", 1)
+    assert "something that is no number" in str(far.ended)

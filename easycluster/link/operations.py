@@ -66,10 +66,6 @@ _PARTS: Dict[int, Tuple[str, ...]] = {
     Op.SET_GLOBAL: ("value",),
 }
 
-
-# Digits of 2**64.
-_LONGEST_NUMBER = 20
-
 # Digits of 2**63.
 _LONGEST_NUMBER = 19
 

@@ -16,6 +16,7 @@ from easycluster.client.monitor import HEARTBEAT, MISSED
 from easycluster.client.process import close_all
 from easycluster.client.threaded import ThreadingMixin
 from easycluster.definitions import DEFAULT_MODULE, blocks_since, definitions_module, find_local_module
+from easycluster.keys import Key
 from easycluster.spec import parse_connection_spec
 from easycluster.version import DEFAULT_PORT
 
@@ -79,7 +80,7 @@ class Client(BaseClient):
         self._definition_names = (definitions,) if isinstance(definitions, str) else tuple(definitions)
         for name in self._definition_names:
             definitions_module(name)
-        self._key = key
+        self._key = key = Key(key) if key else None
         self._compress = enable_compression
         self._connect_timeout = connect_timeout
         self._label = label
@@ -151,7 +152,7 @@ class Client(BaseClient):
         from easycluster.transport.tcp import TcpCarrier
 
         number = DEFAULT_PORT if port is None else port
-        key = self._key or b""
+        key = self._key or Key()
         self._remote_port = number
         shown = f"[{host}]" if ":" in host else host
         self._connect_by(lambda label: TcpCarrier(host, number, key, label), peername or f"{shown}:{number}")

@@ -8,7 +8,10 @@ listen).  A key file holds it as text::
     64 hexadecimal digits
 
 Whoever holds the key runs code as the server's user, so a key file that others
-can read or change is refused, as ``ssh`` refuses such a private key.
+can read, change or replace is refused, as ``ssh`` refuses such a private key.
+
+A :class:`Key` is bytes that no report shows: its ``repr`` has the beginning of
+its id only, and it refuses to be pickled.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ import re
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from easycluster.errors import KeyFileError
+from easycluster.wire.auth import KEY_SIZE, key_id
 
 if TYPE_CHECKING:
     import argparse
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KEY_SIZE",
+    "Key",
     "add_key_options",
     "decode_key",
     "generate_key",
@@ -37,10 +42,6 @@ __all__ = [
     "read_key_file",
     "write_key_file",
 ]
-
-# 32 bytes.  The server sees one HMAC of a public transcript from every client
-# (and a client's reaches whoever it dials), so a key must be beyond guessing.
-KEY_SIZE = 32
 
 # The size of a key of EasyCluster 0.22, recognised only to say so.
 _OLD_KEY_SIZE = 16
@@ -56,9 +57,37 @@ _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 1 << 15, 8, 1
 _HEX = re.compile(r"[0-9a-fA-F]+\Z")
 
 
+class Key(bytes):
+    """A key that does not show in reports, logs and tracebacks, and does not leave the process by accident.
+
+    Otherwise it is the bytes it is made of; ``bytes(key)`` gives them plainly.
+    """
+
+    __slots__ = ()
+
+    @property
+    def id(self) -> str:
+        """What a client calls the key on the wire: says which key it is, and nothing about it."""
+        return key_id(self).decode("ascii")
+
+    def __repr__(self) -> str:
+        return f"<Key {self.id[:8]}>" if self else "<no key>"
+
+    __str__ = __repr__
+
+    def __copy__(self) -> Key:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Key:
+        return self
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError(f"{self!r} is not pickled, so that it ends up nowhere by accident; if you mean it: bytes(key)")
+
+
 def generate_key() -> bytes:
     """Return a new random key of ``KEY_SIZE`` bytes."""
-    return os.urandom(KEY_SIZE)
+    return Key(os.urandom(KEY_SIZE))
 
 
 def read_key_file(path: str | os.PathLike[str]) -> bytes:
@@ -69,7 +98,8 @@ def read_key_file(path: str | os.PathLike[str]) -> bytes:
 
     Raises:
         KeyFileError: If the file is missing, not a plain file, empty, of EasyCluster 0.22, or
-            (on POSIX systems) readable or writable by others, or owned by neither us nor root.
+            (on POSIX systems) readable or writable by others, owned by neither us nor root, or in
+            a folder where everybody can replace it.
     """
     name = os.fspath(path)
     try:
@@ -80,8 +110,12 @@ def read_key_file(path: str | os.PathLike[str]) -> bytes:
         raise KeyFileError(f"cannot read key file {name}: {exc.strerror}{advice}") from exc
     with open(fd, "rb") as file:
         _check_owner_and_mode(name, os.fstat(fd))
-        data = file.read(_MAX_FILE + 1)
-    return _parse_key_file(name, data)
+        _check_folders(name)
+        key, trouble = _parse_key_file(name, file.read(_MAX_FILE + 1))
+    if key is None:
+        # Here, where no variable holds what was read: reports show variables.
+        raise KeyFileError(trouble)
+    return key
 
 
 def write_key_file(path: str | os.PathLike[str], key: bytes, overwrite: bool = False) -> bool:
@@ -96,11 +130,14 @@ def write_key_file(path: str | os.PathLike[str], key: bytes, overwrite: bool = F
         False if the file exists and ``overwrite`` is not set; nothing was changed then.
 
     Raises:
-        KeyFileError: If the key has the wrong size, or the file cannot be written.
+        KeyFileError: If the key has the wrong size, or the file cannot be written, or would be refused when it is read.
     """
     if len(key) != KEY_SIZE:
         raise KeyFileError(f"a key is {KEY_SIZE} bytes long, this one has {len(key)}; use generate_key()")
     target = Path(path)
+    if target.is_dir():
+        raise KeyFileError(f"{target} is a folder; name the key in it, as in: {target / 'NAME.key'}")
+    _check_folders(os.fspath(target))
     # Written beside the target and renamed, so that nobody ever reads half a key.
     first = target.with_name(f".{target.name}.{os.urandom(8).hex()}") if overwrite else target
     try:
@@ -119,7 +156,8 @@ def write_key_file(path: str | os.PathLike[str], key: bytes, overwrite: bool = F
     except FileExistsError:
         return False
     except OSError as exc:
-        raise KeyFileError(f"cannot write key file {target}: {exc.strerror}") from exc
+        advice = f"; make the folder first with: mkdir -m 700 {target.parent}" if not target.parent.exists() else ""
+        raise KeyFileError(f"cannot write key file {target}: {exc.strerror}{advice}") from exc
     return True
 
 
@@ -138,18 +176,21 @@ def decode_key(key: str | bytes) -> bytes:
     if not text:
         raise KeyFileError("the key is empty; make a key file with: easycluster -g FILE")
     if len(text) == 2 * KEY_SIZE and _HEX.match(text):
-        return bytes.fromhex(text)
+        return Key.fromhex(text)
     if not hasattr(hashlib, "scrypt"):
+        del key, text  # reports show variables
         raise KeyFileError("this Python has no hashlib.scrypt, so it cannot use a passphrase; use a key file")
-    return hashlib.scrypt(
-        text.encode("utf-8", "surrogateescape"),
-        salt=_SALT,
-        n=_SCRYPT_N,
-        r=_SCRYPT_R,
-        p=_SCRYPT_P,
-        # OpenSSL counts a little more than 128 * N * r.
-        maxmem=256 * _SCRYPT_N * _SCRYPT_R,
-        dklen=KEY_SIZE,
+    return Key(
+        hashlib.scrypt(
+            text.encode("utf-8", "surrogateescape"),
+            salt=_SALT,
+            n=_SCRYPT_N,
+            r=_SCRYPT_R,
+            p=_SCRYPT_P,
+            # OpenSSL counts a little more than 128 * N * r.
+            maxmem=256 * _SCRYPT_N * _SCRYPT_R,
+            dklen=KEY_SIZE,
+        )
     )
 
 
@@ -167,17 +208,23 @@ def add_key_options(
     """
     add: Any = getattr(options, "add_argument", None) or getattr(options, "add_option", None)
     add(keyfile_option, "--keyfile", metavar="FILE", help="read the HMAC key from FILE (see -g)")
+    # optparse has no types of one's own.
+    hidden = {"type": _HiddenText} if hasattr(options, "add_argument") else {}
     add(
         key_option,
         "--key",
         metavar="KEY",
         help=f"use KEY, {2 * KEY_SIZE} hexadecimal digits or a passphrase; "
         "insecure, since other users of this machine can see it: prefer a key file",
+        **hidden,
     )
 
 
 def key_from_options(opts: optparse.Values | argparse.Namespace, warn: bool = True) -> bytes:
     """Return the key that the options of ``add_key_options`` name.
+
+    A key on the command line is overwritten there at once, where the system allows it (Linux): it
+    was readable until then, and stays in the shell's history.
 
     Args:
         opts: What the parser returned.
@@ -195,7 +242,37 @@ def key_from_options(opts: optparse.Values | argparse.Namespace, warn: bool = Tr
         return b""
     if warn:
         print("SECURITY WARNING: using key from command line.", file=sys.stderr)  # noqa: T201  # the classic warning
+    _hide_argument(opts.key)
     return decode_key(opts.key)
+
+
+class _HiddenText(str):
+    """A key on the command line; parsers show what they have read."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def _hide_argument(secret: str) -> None:
+    """Overwrite an argument of this process in what the system shows to others; proc(5), cmdline."""
+    try:
+        with open("/proc/self/cmdline", "rb") as file:
+            shown = file.read()
+        with open("/proc/self/stat", "rb") as file:
+            # Behind the name, which may have anything in it, fields 48 and 49: arg_start and arg_end.
+            start, end = map(int, file.read().rpartition(b")")[2].split()[45:47])
+        import ctypes
+    except (OSError, ValueError, ImportError):
+        return
+    if len(shown) != end - start or not secret:
+        return  # somebody else has changed them before
+    word, position = os.fsencode(secret), start
+    for argument in shown.split(b"\0"):
+        if argument == word or (argument.startswith(b"-") and argument.endswith(word)):
+            ctypes.memset(position + len(argument) - len(word), ord("*"), len(word))
+        position += len(argument) + 1
 
 
 def _check_owner_and_mode(name: str, status: os.stat_result) -> None:
@@ -215,20 +292,37 @@ def _check_owner_and_mode(name: str, status: os.stat_result) -> None:
         )
 
 
-def _parse_key_file(name: str, data: bytes) -> bytes:
+def _check_folders(name: str) -> None:
+    """Refuse a file that everybody can replace: those of a sticky folder, such as /tmp, can only be by their owners."""
+    if os.name != "posix":
+        return
+    for folder in dict.fromkeys((os.path.dirname(os.path.abspath(name)), os.path.dirname(os.path.realpath(name)))):
+        try:
+            mode = os.stat(folder).st_mode
+        except OSError:
+            continue  # reading or writing the file says why
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise KeyFileError(
+                f"key file {name} can be replaced by every user, since all may write in {folder}; "
+                f"close it with: chmod o-w {folder}"
+            )
+
+
+def _parse_key_file(name: str, data: bytes) -> tuple[Key | None, str]:
+    """Return the key, or None and what is wrong."""
     # Latin-1 never fails, and what is not hexadecimal is refused below anyway.
     lines = [line.strip() for line in data.decode("latin-1").splitlines()]
     words = [line for line in lines if line and not line.startswith("#")]
     again = f"make a new one with: easycluster -O -g {name}"
     if not words:
-        raise KeyFileError(f"key file {name} is empty; {again}")
+        return None, f"key file {name} is empty; {again}"
     word = words[0]
     if len(words) == 1 and len(data) <= _MAX_FILE and _HEX.match(word):
         if len(word) == 2 * KEY_SIZE:
-            return bytes.fromhex(word)
+            return Key.fromhex(word), ""
         if len(word) == 2 * _OLD_KEY_SIZE:
-            raise KeyFileError(
+            return None, (
                 f"key file {name} holds a {_OLD_KEY_SIZE}-byte key of EasyCluster 0.22; {again}, "
                 "and copy it to the other machines"
             )
-    raise KeyFileError(f"key file {name} does not hold a key ({2 * KEY_SIZE} hexadecimal digits); {again}")
+    return None, f"key file {name} does not hold a key ({2 * KEY_SIZE} hexadecimal digits); {again}"

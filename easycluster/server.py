@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from easycluster.errors import KeyFileError
 from easycluster.keys import KEY_SIZE
 from easycluster.transport.listener import DEFAULT_PORT, Limits, Listener, Session, Spawner, open_sockets, parse_allow
+from easycluster.wire.auth import key_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -204,7 +205,7 @@ class Server:
                 self._spawner = spawner = SessionSpawner()
                 # Now, so that no client waits for it and a fault shows before the server says that it serves.
                 spawner.start()
-            keys = {b"": self._key}
+            keys = {b"": self._key, key_id(self._key): self._key}
             self._listener = Listener(
                 self._sockets,
                 keys.get,

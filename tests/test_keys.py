@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import optparse
 import os
+import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -87,7 +91,16 @@ def test_a_key_of_another_size_is_not_written(tmp_path):
 
 def test_a_key_file_that_cannot_be_written_says_why(tmp_path):
     path = tmp_path / "no" / "lab.key"
-    assert refusal(keys.write_key_file, path, KEY) == f"cannot write key file {path}: No such file or directory"
+    assert refusal(keys.write_key_file, path, KEY) == (
+        f"cannot write key file {path}: No such file or directory; "
+        f"make the folder first with: mkdir -m 700 {tmp_path / 'no'}"
+    )
+
+
+def test_a_folder_is_no_key_file_and_the_message_says_how_to_name_one(tmp_path):
+    assert refusal(keys.write_key_file, tmp_path, KEY) == (
+        f"{tmp_path} is a folder; name the key in it, as in: {tmp_path / 'NAME.key'}"
+    )
 
 
 @pytest.mark.parametrize("text", [HEX, HEX.upper() + "\r\n", f"# gpu01\n\n  {HEX}  \n# end\n"])
@@ -153,6 +166,30 @@ def test_a_key_file_of_another_user_is_refused(key_file):
     assert refusal(keys.read_key_file, path) == (
         f"key file {path} belongs to user 12345, who can change it; own it with: chown 0 {path}"
     )
+
+
+@posix
+def test_a_key_file_that_everybody_can_replace_is_refused(key_file, tmp_path):
+    path = key_file(HEX)
+    tmp_path.chmod(0o777)
+    assert refusal(keys.read_key_file, path) == (
+        f"key file {path} can be replaced by every user, since all may write in {tmp_path}; "
+        f"close it with: chmod o-w {tmp_path}"
+    )
+    assert "can be replaced by every user" in refusal(keys.write_key_file, tmp_path / "other.key", KEY)
+    assert not (tmp_path / "other.key").exists()
+    # In a sticky folder, such as /tmp, only its owner can.
+    tmp_path.chmod(0o1777)
+    assert keys.read_key_file(path) == KEY
+
+
+@posix
+def test_a_link_out_of_a_folder_that_everybody_can_write_in_is_refused(key_file, tmp_path):
+    path = key_file(HEX)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "open" / "link").symlink_to(path)
+    assert "can be replaced by every user" in refusal(keys.read_key_file, tmp_path / "open" / "link")
 
 
 @posix
@@ -225,3 +262,59 @@ def test_option_letters_can_be_changed():
 
 def test_no_message_shows_a_key(key_file):
     assert HEX[:-1] not in refusal(keys.read_key_file, key_file(HEX[:-1]))
+
+
+# ---- keys in a program
+
+
+def test_a_key_shows_nowhere(key_file):
+    key = keys.read_key_file(key_file(HEX))
+    shown = f"{key} {key!r} {[key]}"
+    assert HEX not in shown
+    assert repr(KEY)[2:-1] not in shown
+    assert repr(key) == f"<Key {key.id[:8]}>"
+    assert repr(keys.Key()) == "<no key>"
+
+
+@pytest.mark.parametrize("make", [keys.generate_key, lambda: keys.decode_key(HEX), lambda: keys.decode_key("sesame")])
+def test_every_key_we_hand_out_is_one_that_shows_nowhere(make):
+    assert type(make()) is keys.Key
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_key_is_not_pickled_by_accident(protocol):
+    key = keys.decode_key(HEX)
+    with pytest.raises(TypeError, match=r"is not pickled, so that it ends up nowhere by accident; if you mean it: "):
+        pickle.dumps({"key": key}, protocol)
+    assert copy.deepcopy({"key": key}) == {"key": KEY}
+    assert pickle.loads(pickle.dumps(bytes(key), protocol)) == KEY
+
+
+def test_a_key_id_follows_from_the_key_and_does_not_tell_it():
+    """The literal keeps ids from changing unseen: they are part of the protocol."""
+    assert keys.Key(KEY).id == "8eef1cd28eced6c3f7a8792492f2441a"
+    assert keys.Key(bytes(32)).id != keys.Key(KEY).id
+
+
+def test_a_parser_that_shows_its_options_does_not_show_the_key():
+    assert HEX not in repr(argparse_options("-K", HEX))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="overwrites /proc/self/cmdline")
+@pytest.mark.parametrize("words", [["-K", HEX], [f"-K{HEX}"], ["--key", HEX], [f"--key={HEX}"]])
+def test_a_key_on_the_command_line_is_overwritten_where_others_look(words):
+    program = """
+import optparse, sys
+from easycluster import keys
+parser = optparse.OptionParser()
+keys.add_key_options(parser)
+opts, rest = parser.parse_args()
+assert keys.key_from_options(opts) == bytes(range(32))
+print(rest, open('/proc/self/cmdline').read().replace(chr(0), ' '))
+"""
+    done = subprocess.run([sys.executable, "-c", program, *words, "after"], capture_output=True, text=True, check=True)
+    assert HEX not in done.stdout
+    assert "*" * len(HEX) in done.stdout
+    assert done.stdout.startswith("['after'] ")
+    assert done.stdout.endswith(" after \n")
+    assert done.stderr == "SECURITY WARNING: using key from command line.\n"

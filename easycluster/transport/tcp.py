@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from easycluster.errors import AuthenticationError, ConnectError, ConnectTimeout, HostNotFound
 from easycluster.link.streams import DataLink, SocketStream
-from easycluster.wire.auth import CONTROL, DATA, TOKEN_SIZE, ClientHandshake, Role, SessionKeys
+from easycluster.wire.auth import CONTROL, DATA, TOKEN_SIZE, ClientHandshake, Role, SessionKeys, key_id
 
 if TYPE_CHECKING:
     from easycluster.client.monitor import Control
@@ -107,7 +107,7 @@ class TcpCarrier:
         return sock, keys
 
     def _shake_hands(self, sock: socket.socket, role: Role, end: float) -> SessionKeys:
-        handshake = ClientHandshake(self._key, role, self._token, host=self._label)
+        handshake = ClientHandshake(self._key, role, self._token, key_id(self._key), host=self._label)
         sock.sendall(handshake.start())
         while not handshake.done:
             remaining = end - time.monotonic()

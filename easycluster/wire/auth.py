@@ -7,7 +7,7 @@ Four messages, the client first.  Pure bytes in, pure bytes out::
     0x04   B   1   protocol version, see VERSION
     0x05   B   1   role of this connection, see Role
     0x06   B   1   length n of the key id, at most 32
-    0x07   -   n   key id, ASCII; which of the server's keys, empty for its only one
+    0x07   -   n   key id, ASCII; see key_id; empty for the server's only one
      +0    -  16   token: the same in all connections of one session
     +16    -  32   nonce
 
@@ -25,6 +25,7 @@ Four messages, the client first.  Pure bytes in, pure bytes out::
 
 HMAC is HMAC-SHA256, and with HKDF of RFC 5869::
 
+    id    = the first 16 bytes of HMAC(key, "ec2 key id") in hexadecimal digits
     th    = SHA256(u16 length | HELLO_C | u16 length | HELLO_S)
     prk   = HKDF-Extract(salt = th, ikm = key)
     fin_c = HKDF-Expand(prk, "ec2 client finish", 32)      fin_s = ... "ec2 server finish"
@@ -62,11 +63,14 @@ __all__ = [
     "ServerHandshake",
     "SessionKeys",
     "Status",
+    "key_id",
 ]
 
 # Changes whenever the handshake or the records behind it change.
 VERSION = 1
 
+# 32 bytes.  The server sees one HMAC of a public transcript from every client
+# (and a client's reaches whoever it dials), so a key must be beyond guessing.
 KEY_SIZE = 32
 TOKEN_SIZE = 16
 MAX_KEY_ID = 32
@@ -82,6 +86,15 @@ _PROOF_SIZE = 32
 _HEAD_C = 7
 _HELLO_S = 4 + 1 + _NONCE_SIZE
 _FINISH_S = 1 + _PROOF_SIZE
+
+
+def key_id(key: bytes) -> bytes:
+    """Return what a client calls a key when it connects.
+
+    It follows from the key, so a key file needs no name and may be renamed; it tells a listener that
+    two connections use the same key, but neither the key nor what the server calls it.
+    """
+    return _hmac(key, b"ec2 key id")[: MAX_KEY_ID // 2].hex().encode("ascii")
 
 
 class Role(enum.IntEnum):

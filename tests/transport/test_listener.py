@@ -556,9 +556,9 @@ ALLOW = [
 
 @pytest.mark.parametrize(("peer", "entries", "allowed"), ALLOW)
 def test_allow_list(peer, entries, allowed):
-    from easycluster.transport.listener import _is_allowed
+    from easycluster.transport.addresses import is_allowed
 
-    assert _is_allowed(peer, parse_allow(entries)) is allowed
+    assert is_allowed(peer, parse_allow(entries)) is allowed
 
 
 BAD_ALLOW = [

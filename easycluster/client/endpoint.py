@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from easycluster.client.monitor import HEARTBEAT, Control, Died, monitor
+from easycluster.client.plain import load_plain
 from easycluster.client.session import NearSession
 from easycluster.errors import (
     BootstrapError,
@@ -20,6 +21,7 @@ from easycluster.errors import (
     ConnectionClosed,
     ConnectionLost,
     ConnectTimeout,
+    ProtocolError,
     SessionError,
     WorkerDied,
 )
@@ -187,8 +189,11 @@ class Endpoint:
             raise self._did_not_come_up(timeout) from None
         except OSError as exc:
             raise self._did_not_come_up(timeout, exc) from exc
-        self.hello = pickle.loads(message[4])
-        values.peer.python = tuple(self.hello["python"])
+        try:
+            self.hello = load_plain(message[4])
+            values.peer.python = tuple(self.hello["python"])
+        except (ProtocolError, LookupError, TypeError) as exc:
+            raise ConnectError(f"{self.label}: the worker does not say what it is: {exc}", self.label) from exc
 
     def _did_not_come_up(self, timeout: float, exc: OSError | None = None) -> ConnectError:
         control = self.control
@@ -256,6 +261,10 @@ class Endpoint:
         if self.closed_because and not self._died_first:
             # Its worker has ended since, too, but that is what closing is.
             return ConnectionClosed(self.closed_because, self.label, call, elapsed)
+        given_up = self.session.ended if self.session is not None else None
+        if given_up is not None and isinstance(given_up.__cause__, ProtocolError):
+            # The worker has ended since, because we left.
+            return ConnectionLost(str(given_up), self.label, call, elapsed)
         died = control.died
         if died is not None:
             reason = f"the worker {_how_it_ended(died)}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import pickle
 import re
 import select
 import socket
@@ -20,6 +19,7 @@ from _thread import allocate_lock
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from easycluster.client.plain import load_plain
 from easycluster.errors import ConnectionLost, ProtocolError, RemoteProtocolError
 from easycluster.wire.faults import first_words
 from easycluster.wire.frames import FrameDecoder, FrameEncoder, Kind, frame
@@ -35,6 +35,12 @@ _monotonic = time.monotonic
 # Seconds between heartbeats, and how many may go unanswered.
 HEARTBEAT = 5.0
 MISSED = 3
+
+# A control link has no bulk: what a frame announces here, nobody would wait for.
+MAX_BULK = 0
+
+# Characters shown of the reason that a keeper gives for its end.
+LONGEST_FAREWELL = 200
 
 
 class ControlPort(Protocol):
@@ -132,7 +138,7 @@ class Control:
         self._on_output = on_output
         self._on_ended = on_ended
         self._encoder = FrameEncoder(None)
-        self._decoder = FrameDecoder(None)
+        self._decoder = FrameDecoder(None, MAX_BULK)
         self._number = 0
         self._sending = threading.Lock()
         self._outgoing: deque[tuple[int, int, bytes, int]] = deque()
@@ -150,7 +156,7 @@ class Control:
         self.port = port
         if send_key is not None and receive_key is not None:
             self._encoder = FrameEncoder(Mac(send_key))
-            self._decoder = FrameDecoder(Mac(receive_key))
+            self._decoder = FrameDecoder(Mac(receive_key), MAX_BULK)
 
     # Sending -----------------------------------------------------------------------------------
 
@@ -224,7 +230,7 @@ class Control:
             RemoteProtocolError: If the value is not what it should be.
         """
         try:
-            return read(pickle.loads(body))
+            return read(load_plain(body))
         except Exception as exc:
             raise RemoteProtocolError(f"a message cannot be understood: {first_words(exc)}") from exc
 
@@ -250,7 +256,8 @@ class Control:
         elif kind == Kind.CREDIT and self.on_data_credit is not None:
             self.on_data_credit(request)
         elif kind == Kind.GOODBYE:
-            self.end("the far side ended the session")
+            why = body.decode("utf-8", "replace")[:LONGEST_FAREWELL]
+            self.end("the far side ended the session" + (f": {why}" if why else ""))
 
     def _notify(self, change: Callable[..., None], *args: Any) -> None:
         change(*args)

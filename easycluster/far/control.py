@@ -22,7 +22,7 @@ from typing import Any, Deque, Dict, List, Optional
 from easycluster.errors import ProtocolError
 from easycluster.far.fdpass import recv_packet, send_packet
 from easycluster.far.keeper import Keeper
-from easycluster.far.template import become_subreaper
+from easycluster.far.reaper import become_subreaper
 
 __all__ = ["serve_channel", "serve_listener"]
 
@@ -67,9 +67,11 @@ def serve_channel(channel: Any, bundle: bytes) -> None:
     _start_watchdog(keeper, pid)
     try:
         keeper.run()
-    except (OSError, ProtocolError):
-        # The near side is gone, or no longer makes sense.
+    except OSError:
+        # The near side is gone.
         pass
+    except ProtocolError as exc:
+        keeper.farewell = str(exc)
     finally:
         keeper.end()
         os._exit(0)
@@ -159,8 +161,10 @@ def serve_listener(parent: socket.socket, template: socket.socket, template_pid:
     keeper.watch(parent.fileno(), listener_speaks)
     try:
         keeper.run()
-    except (OSError, ProtocolError):
+    except OSError:
         pass
+    except ProtocolError as exc:
+        keeper.farewell = str(exc)
     finally:
         if control:
             keeper.end()

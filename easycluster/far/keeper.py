@@ -33,6 +33,7 @@ from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from easycluster.errors import RemoteProtocolError
 from easycluster.far.fdpass import recv_packet, send_packet
+from easycluster.far.reaper import kill_children, kill_group
 from easycluster.far.relay import Relay
 from easycluster.wire.frames import FrameDecoder, FrameEncoder, Kind, frame
 from easycluster.wire.records import Mac
@@ -88,12 +89,15 @@ class Keeper:
         self._template = template
         self._template_pid = template_pid
         self._encoder = FrameEncoder(None)
-        self._decoder = FrameDecoder(None)
+        # A control link has no bulk.
+        self._decoder = FrameDecoder(None, 0)
         self._number = 0
         self._worker: Optional[_Worker] = None
         self._waiting_links: List[Tuple[Dict[str, Any], List[int]]] = []
         self._handlers: Dict[int, Callable[[], None]] = {}
         self.poller = select.poll()
+        # Why it ends, if the near side does not know.
+        self.farewell = ""
         self.lease = LEASE
         self.last_heard = _monotonic()
         self._cancels: Dict[int, float] = {}
@@ -122,7 +126,7 @@ class Keeper:
     def use_keys(self, send_key: bytes, receive_key: bytes) -> None:
         """Authenticate the control link's records with these keys from now on."""
         self._encoder = FrameEncoder(Mac(send_key))
-        self._decoder = FrameDecoder(Mac(receive_key))
+        self._decoder = FrameDecoder(Mac(receive_key), 0)
 
     def run(self) -> None:
         """Serve until the near side says goodbye, goes silent or goes away."""
@@ -168,16 +172,20 @@ class Keeper:
         while _monotonic() < deadline:
             if worker is not None:
                 self._drain_output(worker)
-            try:
-                if os.waitpid(self._template_pid, os.WNOHANG)[0]:
-                    break
-            except ChildProcessError:
+            pid, status = os.waitpid(self._template_pid, os.WNOHANG)
+            if pid:
                 break
             time.sleep(0.005)
         else:
             os.kill(self._template_pid, signal.SIGKILL)
+            status = os.waitpid(self._template_pid, 0)[1]
+        if status:
+            # It was killed, and left its work to us.
+            if worker is not None:
+                kill_group(worker.pid)
+            kill_children()
         try:
-            self._send(frame(Kind.GOODBYE))
+            self._send(frame(Kind.GOODBYE, 0, self.farewell.encode()))
         except OSError:
             pass
 

@@ -26,6 +26,7 @@ from _thread import allocate_lock, get_ident
 from collections import deque
 from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Set
 
+from easycluster.errors import ProtocolError
 from easycluster.far import output
 from easycluster.far.fdpass import recv_packet, send_packet
 from easycluster.far.importer import ControllerFinder, NotNow
@@ -168,6 +169,9 @@ class Worker:
                 continue
             except OSError:
                 if session.ended is not None:
+                    if is_main and isinstance(session.ended.__cause__, ProtocolError):
+                        # The near side learns from our last words what it cannot know.
+                        sys.stderr.write(f"easycluster: {session.ended}\n")
                     return
                 raise
 

@@ -172,11 +172,14 @@ def test_an_exception_of_the_definitions_keeps_its_attributes(alive):
     assert (error.args, error.code, error.extra) == (("broken",), 42, {"unit": 7})
 
 
-def test_a_type_that_pickle_cannot_rebuild_is_the_original_type_too(alive):
+@pytest.mark.fault("odd-exception")
+def test_a_type_that_pickle_cannot_rebuild_is_the_original_type_too(alive, outcome):
     from contract_exceptions import Odd
 
-    error = caught(Odd, alive.odd)
-    assert (str(error), error.left) == ("red against blue", "red")
+    with outcome.raises(Odd) as info:
+        alive.odd(origexc="quiet")
+    assert (str(info.value), info.value.left) == ("red against blue", "red")
+    outcome.lives(alive)
 
 
 def test_a_called_process_error_keeps_its_output(alive):
@@ -370,12 +373,23 @@ def test_an_argument_that_cannot_cross_is_text(alive):
     assert "raise ValueError" in "".join(traceback.format_exception(info.value))
 
 
-def test_a_type_that_this_side_lacks_is_a_remote_error_that_names_it(alive):
-    error = caught(RemoteError, alive.unknown_type)
+@pytest.mark.fault("missing-class")
+def test_a_type_that_this_side_lacks_is_a_remote_error_that_names_it(alive, outcome):
+    with outcome.raises(RemoteError) as info:
+        alive.unknown_type(origexc="quiet")
+    error = info.value
     assert error.type_name == "contract_exceptions.unknown_type.<locals>.Local"
     assert str(error) == "contract_exceptions.unknown_type.<locals>.Local: made in a function"
     assert "made in a function" in error.traceback_text
     assert traceback.extract_tb(error.__traceback__)[-1].name == "unknown_type"
+    outcome.lives(alive)
+
+
+@pytest.mark.fault("exception")
+def test_an_exception_that_resists_pickle_is_a_remote_error(alive, outcome):
+    with outcome.raises(RemoteError, match="contract_exceptions.Hostile"):
+        alive.hostile(origexc="quiet")
+    outcome.lives(alive)
 
 
 def test_an_exception_without_text_and_pickle_still_names_its_type(alive):
@@ -389,44 +403,61 @@ def test_an_exception_without_text_and_pickle_still_names_its_type(alive):
 @pytest.mark.parametrize(
     ("block", "name"),
     [
-        ("sys.exit(3)", "SystemExit"),
-        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
-        ("raise GeneratorExit('x')", "GeneratorExit"),
-        ("class Stop(BaseException): pass\nraise Stop('now')", "Stop"),
+        pytest.param("sys.exit(3)", "SystemExit", marks=pytest.mark.fault("sys-exit")),
+        pytest.param("raise KeyboardInterrupt", "KeyboardInterrupt", marks=pytest.mark.fault("far-interrupt")),
+        pytest.param("raise GeneratorExit('x')", "GeneratorExit", marks=pytest.mark.fault("base-exception")),
+        pytest.param(
+            "class Stop(BaseException): pass\nraise Stop('now')", "Stop", marks=pytest.mark.fault("base-exception")
+        ),
     ],
 )
-def test_what_would_end_a_process_is_an_error_that_names_it(alive, block, name):
-    error = caught(RemoteError, alive.execblock, block)
+def test_what_would_end_a_process_is_an_error_that_names_it(alive, block, name, outcome):
+    with outcome.raises(RemoteError) as info:
+        alive.execblock(block, origexc="quiet")
+    error = info.value
     assert name in str(error)
     assert error.type_name.rpartition(".")[2] == name
+    outcome.lives(alive)
 
 
-def test_endless_recursion_is_a_recursion_error(alive):
-    error = caught(RecursionError, alive.deep, 0)
-    assert "".join(traceback.format_exception(error)).count("return deep(n + 1)") < 50
+@pytest.mark.fault("recursion")
+def test_endless_recursion_is_a_recursion_error(alive, outcome):
+    with outcome.raises(RecursionError) as info:
+        alive.deep(0, origexc="quiet")
+    assert "".join(traceback.format_exception(info.value)).count("return deep(n + 1)") < 50
+    outcome.lives(alive)
 
 
-def test_a_result_that_is_nested_too_deeply_is_an_error(alive):
-    error = caught(SerializationError, alive.nested, 20_000)
-    assert "nested too deeply" in str(error)
+@pytest.mark.fault("deep")
+def test_a_result_that_is_nested_too_deeply_is_an_error(alive, outcome):
+    with outcome.raises(SerializationError, match="nested too deeply"):
+        alive.nested(20_000, origexc="quiet")
+    outcome.lives(alive)
 
 
-def test_an_argument_that_is_nested_too_deeply_is_an_error(alive):
+@pytest.mark.fault("deep")
+def test_an_argument_that_is_nested_too_deeply_is_an_error(alive, outcome):
     value = []
     for _ in range(20_000):
         value = [value]
-    error = caught(SerializationError, alive.echo, value)
-    assert "nested too deeply" in str(error)
+    with outcome.raises(SerializationError, match="nested too deeply"):
+        alive.echo(value, origexc="quiet")
+    outcome.lives(alive)
 
 
-def test_a_result_that_cannot_be_pickled_is_an_error_that_names_it(alive):
-    error = caught(SerializationError, alive.lock)
-    assert "cannot pickle '_thread.lock' object" in str(error)
+@pytest.mark.fault("result")
+def test_a_result_that_cannot_be_pickled_is_an_error_that_names_it(alive, outcome):
+    with outcome.raises(SerializationError, match="cannot pickle '_thread.lock' object"):
+        alive.lock(origexc="quiet")
+    outcome.lives(alive)
 
 
-def test_an_argument_that_cannot_be_pickled_is_an_error_that_says_where_it_is(alive):
-    error = caught(SerializationError, alive.echo, [1, {"lock": threading.Lock()}])
-    assert "args[0][1]['lock']: cannot pickle '_thread.lock' object" in str(error)
+@pytest.mark.fault("argument")
+def test_an_argument_that_cannot_be_pickled_is_an_error_that_says_where_it_is(alive, outcome):
+    with outcome.raises(SerializationError) as info:
+        alive.echo([1, {"lock": threading.Lock()}])
+    assert "args[0][1]['lock']: cannot pickle '_thread.lock' object" in str(info.value)
+    outcome.lives(alive)
 
 
 def test_a_client_is_no_argument_and_says_so_itself(alive):
@@ -435,16 +466,20 @@ def test_a_client_is_no_argument_and_says_so_itself(alive):
         assert "connected> cannot be pickled: a connection belongs to its process" in str(error)
 
 
-def test_a_result_that_fails_to_load_is_an_error(alive):
-    error = caught(SerializationError, alive.unloadable)
-    assert "not to be loaded" in str(error)
+@pytest.mark.fault("unloadable")
+def test_a_result_that_fails_to_load_is_an_error(alive, outcome):
+    with outcome.raises(SerializationError, match="not to be loaded"):
+        alive.unloadable(origexc="quiet")
+    outcome.lives(alive)
 
 
-def test_an_argument_that_fails_to_load_is_an_error(alive):
+@pytest.mark.fault("unloadable")
+def test_an_argument_that_fails_to_load_is_an_error(alive, outcome):
     from contract_exceptions import Unloadable
 
-    error = caught(SerializationError, alive.echo, Unloadable())
-    assert "not to be loaded" in str(error)
+    with outcome.raises(SerializationError, match="not to be loaded"):
+        alive.echo(Unloadable(), origexc="quiet")
+    outcome.lives(alive)
 
 
 def test_setting_a_global_that_cannot_be_pickled_is_an_error(alive):

@@ -112,6 +112,15 @@ define_common(
         yield threading.Lock()
         yield "more"
 
+    class Unloadable:
+        def __reduce__(self):
+            return exec, ("raise OSError('not to be loaded')",)
+
+    def unloadable_after(n):
+        yield from range(n)
+        yield Unloadable()
+        yield "more"
+
     def large(n, size):
         for i in range(n):
             produced.append(i)
@@ -239,11 +248,22 @@ def test_each_item_is_as_it_was_when_it_was_yielded(client):
     assert [len(row) for row in client.growing(50)] == list(range(1, 51))
 
 
-def test_an_item_that_cannot_cross_is_an_error_behind_the_items_before_it(client):
+@pytest.mark.fault("item")
+def test_an_item_that_cannot_cross_is_an_error_behind_the_items_before_it(client, outcome):
     items = iter(client.unpicklable_after(20))
     assert [next(items) for _ in range(20)] == list(range(20))
-    with pytest.raises(SerializationError, match=r"item: cannot pickle '_thread.lock' object"):
+    with outcome.raises(SerializationError, match=r"item: cannot pickle '_thread.lock' object"):
         next(items)
+    outcome.lives(client)
+
+
+@pytest.mark.fault("item")
+def test_an_item_that_cannot_be_loaded_is_an_error_behind_the_items_before_it(client, outcome):
+    items = iter(client.unloadable_after(20))
+    assert [next(items) for _ in range(20)] == list(range(20))
+    with outcome.raises(SerializationError, match="not to be loaded"):
+        next(items)
+    outcome.lives(client)
 
 
 def test_an_exception_of_a_generator_is_reported_like_any_other(client, capsys):

@@ -31,6 +31,7 @@ class Collector:
 
     def __init__(self, rows):
         self.seen = {name: Seen() for name in rows}
+        self.broken = []
 
     def pytest_collection_modifyitems(self, config, items):
         """Leave only the tests of our rows."""
@@ -41,14 +42,22 @@ class Collector:
         config.hook.pytest_deselected(items=chosen[False])
         items[:] = chosen[True]
 
+    def pytest_collectreport(self, report):
+        """Keep which files could not be read: their tests are missing, whatever they prove."""
+        if report.failed:
+            self.broken.append(f"{report.nodeid} could not be collected")
+
     def pytest_runtest_logreport(self, report):
         """Keep what a test noted; a test that was skipped, or failed at any stage, proved nothing."""
         noted = [value for key, value in report.user_properties if key == PROPERTY and value[0] in self.seen]
         if report.when != "call" and report.passed:
             return
+        away = {value[0] for value in noted if value[2] == "not here"} if report.skipped else set()
         for name, transport, kind, value in noted:
             seen = self.seen[name]
-            if report.passed:
+            if name in away:
+                seen.not_here[transport] = value or seen.not_here.get(transport, "")
+            elif report.passed:
                 seen.take(transport, kind, value)
             elif report.failed and kind == "row":
                 seen.failed.append(f"{report.nodeid} failed in {report.when}")
@@ -73,19 +82,22 @@ def main(words=None):
         os.environ["EASYCLUSTER_FAULTS"] = "long"
     collector = Collector(names)
     timeout = ["-o", "timeout=600"] if options.long else []
-    pytest.main(["-m", "fault", "-q", *timeout, *options.pytest, str(TESTS)], plugins=[collector])
+    pytest.main(
+        ["-m", "fault", "-q", "--continue-on-collection-errors", *timeout, *options.pytest, str(TESTS)],
+        plugins=[collector],
+    )
 
     rows = [ROWS[name] for name in names]
     matrix = render(rows, collector.seen)
     print(f"\n{matrix}\n")
     wrong = [f"{row.name}: {problem}" for row in rows for problem in problems_of(row, collector.seen[row.name])]
-    for line in wrong:
+    for line in (*collector.broken, *wrong):
         print(line)
     kept = len(rows) - len({line.partition(":")[0] for line in wrong})
     print(f"{kept} of {len(rows)} rows are as promised")
     if options.markdown:
         write(Path(options.markdown), matrix)
-    return 1 if wrong else 0
+    return 1 if wrong or collector.broken else 0
 
 
 def write(page, matrix):

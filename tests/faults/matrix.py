@@ -32,6 +32,7 @@ class Seen:
         exceptions: Names of the exceptions that callers saw.
         seconds: How long the slowest took, None if no test measured it.
         cleaned: What tests found put in order.
+        not_here: The transports over which this machine cannot have the fault, and why.
     """
 
     passed: dict[str, None] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Seen:
     exceptions: dict[str, None] = field(default_factory=dict)
     seconds: float | None = None
     cleaned: dict[str, None] = field(default_factory=dict)
+    not_here: dict[str, str] = field(default_factory=dict)
 
     def take(self, transport: str, kind: str, value: str | float) -> None:
         """Take one thing that a test noted that passed."""
@@ -55,10 +57,10 @@ class Seen:
 def problems_of(row: Row, seen: Seen) -> list[str]:
     """Return what is wrong with a row; nothing if every promise was kept over every transport."""
     found = list(seen.failed)
-    missing = [transport for transport in row.transports if transport not in seen.passed]
+    missing = [name for name in row.transports if name not in seen.passed and name not in seen.not_here]
     if missing:
         found.append(f"not proved over {', '.join(missing)}")
-    if not seen.passed and not missing:
+    if not seen.passed and not missing and not seen.not_here:
         found.append("no test proved it")
     if seen.passed and not seen.exceptions:
         found.append("no test noted what the caller saw")
@@ -96,6 +98,6 @@ def cells_of(row: Row, seen: Seen) -> tuple[str, ...]:
         ", ".join(name if name != NOTHING else "none" for name in seen.exceptions),
         f"{seconds} {promised}".strip(),
         "; ".join(seen.cleaned) or row.cleaned or NOTHING,
-        "no" if problems_of(row, seen) else "yes",
+        "no" if problems_of(row, seen) else "yes" if seen.passed else "not here",
         *(text or NOTHING for text in row.peers),
     )

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from .row import NOTHING
+from .row import LIVES, NOTHING
 from .rows import ROWS
 
 __all__ = ["LONG", "SLACK", "Outcome", "outcome", "pytest_itemcollected"]
@@ -79,6 +79,16 @@ class Outcome:
     def cleaned(self, what):
         """Note what the test found put in order, after it has made sure of it."""
         self._note("cleaned", what)
+
+    def lives(self, client):
+        """Make sure that the session is still of use, and note it."""
+        assert client.eval("1 + 1") == 2
+        self.cleaned(LIVES)
+
+    def does_not_apply(self, why):
+        """Skip the test because this machine cannot have the fault; its row is then not missing here."""
+        self._note("not here", why)
+        pytest.skip(why)
 
     def of(self, name):
         """Return the outcome of one row, for a test that proves several."""

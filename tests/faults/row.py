@@ -8,6 +8,9 @@ from typing import NamedTuple
 # What stands in a row where no exception is promised, or none was seen.
 NOTHING = "-"
 
+# What stands there where nothing has to be cleaned up.
+LIVES = "session lives"
+
 EVERY = ("tcp", "spawned", "ssh")
 
 

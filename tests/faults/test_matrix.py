@@ -79,6 +79,16 @@ def test_a_row_without_transports_needs_a_test_too():
     assert problems_of(row, seen_of([("", "row", ""), ("", "exception", NOTHING)])) == []
 
 
+def test_a_fault_that_this_machine_cannot_have_is_not_missing():
+    seen = seen_of([note for note in GOOD if note[0] == "tcp"])
+    seen.not_here["ssh"] = "needs root"
+    never = Seen(not_here={"tcp": "needs root", "ssh": "needs root"})
+
+    assert problems_of(ROW, seen) == []
+    assert problems_of(ROW, never) == []
+    assert "| not here |" in render([ROW], {"gone": never})
+
+
 def test_rows_have_names_of_their_own():
     assert len(ROWS) == len(PROCESS_ROWS) + len(LINK_ROWS)
 

@@ -13,6 +13,9 @@ process from the spawner, and the keeper gets the socket and the keys of this on
 connection, never the key behind them.  A proven DATA connection goes to the
 keeper that has its token, whichever of the two arrives first.  From then on the
 listener only watches the socket to the keeper: its end is the session's end.
+
+A key that is withdrawn ends what came in with it: connections at once, sessions
+by telling their keepers, which tell their clients.
 """
 
 from __future__ import annotations
@@ -36,10 +39,14 @@ from easycluster.transport.addresses import (
     parse_allow,
     peer_name,
 )
+from easycluster.transport.auditing import Auditor
 from easycluster.wire.auth import CONTROL, ServerHandshake, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from easycluster.transport.audit import Audit
+    from easycluster.transport.keyring import KeyRing
 
 __all__ = ["DEFAULT_PORT", "Limits", "Listener", "Session", "Spawner", "Watcher", "open_sockets", "parse_allow"]
 
@@ -51,6 +58,12 @@ _ACCEPT_PAUSE = 0.2
 
 # 5 s.  Packets to and from a keeper are small and whole; one that stops in the middle must not stop us.
 _KEEPER_TIMEOUT = 5.0
+
+# 1 s between looks at the key files: two such and the keeper's own time are less than the 5 s promised.
+_LOOK_AT_KEYS = 1.0
+
+# 2 s.  A keeper that was told to end and does not is let go of; without us it ends, unless it is stopped.
+_END_TIMEOUT = 2.0
 
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -76,8 +89,10 @@ class Session:
 
     Attributes:
         peer: The client's address and port.
-        key_id: Which key it proved, ``""`` for the only one.
+        key_id: Which key it proved, as the client calls it; ``""`` for the only one.
         started: When, by ``time.time``.
+        key_name: What the server calls the key, ``""`` if it was given without a name.
+        id: Names the session in the audit log.
     """
 
     peer: str
@@ -85,6 +100,11 @@ class Session:
     started: float
     _keeper: socket.socket = field(repr=False)
     _token: bytes = field(repr=False)
+    key_name: str = ""
+    id: str = field(default_factory=lambda: os.urandom(4).hex())
+    # Why it is ending, and when we stop waiting for its keeper.
+    _why: str = field(default="", repr=False)
+    _end_by: float | None = field(default=None, repr=False)
 
 
 class Spawner(Protocol):
@@ -127,6 +147,8 @@ class Listener:
         allow: Who may connect; empty means everybody.
         limits: How much to take on.
         settings: What every keeper is told besides, as ``limits`` of its first packet.
+        keyring: The key files behind ``find_key``, for names, and to see that keys are withdrawn.
+        audit: Where to write what happens; the listener does not close it.
     """
 
     def __init__(
@@ -139,6 +161,8 @@ class Listener:
         allow: Sequence[Network] = (),
         limits: Limits = Limits(),
         settings: dict[str, Any] | None = None,
+        keyring: KeyRing | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._sockets = list(sockets)
         self._find_key = find_key
@@ -147,7 +171,11 @@ class Listener:
         self._allow = list(allow)
         self._limits = limits
         self._settings = settings or {}
+        self._keyring = keyring
+        self._look_after = time.monotonic() + _LOOK_AT_KEYS
+        self._reload_due = False
         self._selector = selectors.DefaultSelector()
+        self._auditor = Auditor(audit, self._selector)
         # In order of arrival, so the first is the oldest.
         self._pending: dict[socket.socket, _Pending] = {}
         self._sessions: dict[tuple[bytes, bytes], Session] = {}
@@ -191,11 +219,18 @@ class Listener:
         with contextlib.suppress(OSError):
             self._wake_out.send(b"x")
 
+    def reload(self) -> None:
+        """Look at the key files and open the audit log again, from any thread or signal handler."""
+        self._reload_due = True
+        with contextlib.suppress(OSError):
+            self._wake_out.send(b"x")
+
     def close(self) -> None:
         """Close every socket; a keeper whose socket closes ends its session."""
         for pending in list(self._pending.values()):
-            self._drop(pending)
+            self._drop(pending, "the server stops")
         for session in self.sessions:
+            session._why = session._why or "the server stops"
             self._end(session)
         for sock in [*self._sockets, self._wake_in, self._wake_out]:
             sock.close()
@@ -205,8 +240,11 @@ class Listener:
 
     def _wait(self) -> float | None:
         times = [pending.deadline for pending in self._pending.values()]
+        times += [session._end_by for session in self._sessions.values() if session._end_by is not None]
         if self._accept_after is not None:
             times.append(self._accept_after)
+        if self._keyring is not None:
+            times.append(self._look_after)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _wake_up(self) -> None:
@@ -221,7 +259,43 @@ class Listener:
             if pending.handshake.proven:
                 self._refuse(pending, Status.NO_SUCH_SESSION)
             else:
-                self._drop(pending)
+                self._drop(pending, f"no proof within {self._limits.handshake_timeout:g} s")
+        for session in [s for s in self._sessions.values() if s._end_by is not None and now >= s._end_by]:
+            self._end(session)
+        if self._reload_due:
+            self._reload_due = False
+            self._look_at_keys(anew=True)
+            self._auditor.reopen()
+        elif now >= self._look_after:
+            self._look_at_keys()
+
+    # ---- keys
+
+    def _look_at_keys(self, anew: bool = False) -> None:
+        self._look_after = time.monotonic() + _LOOK_AT_KEYS
+        if self._keyring is None:
+            return
+        changes = self._keyring.look(anew)
+        for trouble in changes.troubles:
+            self._watcher.failed(trouble)
+        self._auditor.keys_changed(changes)
+        withdrawn = changes.withdrawn
+        if not withdrawn:
+            return
+        for pending in [p for p in self._pending.values() if p.handshake.key_id in withdrawn]:
+            self._drop(pending, "its key was withdrawn")
+        for key_id, name in withdrawn.items():
+            for session in [s for (each, _), s in self._sessions.items() if each == key_id]:
+                self._ask_to_end(session, f"the server has withdrawn its key {name!r}")
+
+    def _ask_to_end(self, session: Session, why: str) -> None:
+        """Have the keeper tell its client and end; :meth:`_expire` sees to it that it does."""
+        session._why = why
+        session._end_by = time.monotonic() + _END_TIMEOUT
+        try:
+            fdpass.send_packet(session._keeper, {"kind": "end", "reason": why})
+        except OSError:
+            self._end(session)
 
     # ---- accepted
 
@@ -244,7 +318,7 @@ class Listener:
 
     def _make_room(self, exc: OSError) -> None:
         if self._pending:
-            self._drop(self._least_welcome())
+            self._drop(self._least_welcome(), "no file descriptor is free")
             return
         self._watcher.failed(f"cannot accept connections: {exc.strerror}; trying again")
         for sock in self._sockets:
@@ -253,17 +327,20 @@ class Listener:
 
     def _admit(self, sock: socket.socket, address: Any) -> None:
         host = str(address[0])
+        peer = peer_name(host, address[1])
         if self._allow and not is_allowed(host, self._allow):
             sock.close()
             self._watcher.refused(f"{host} is not allowed to connect")
+            self._auditor.refused(peer, "its address is not allowed")
             return
+        self._auditor.accepted(peer)
         sock.setblocking(False)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while len(self._pending) >= self._limits.pending:
-            self._drop(self._least_welcome())
+            self._drop(self._least_welcome(), "too many connections wait")
         deadline = time.monotonic() + self._limits.handshake_timeout
-        pending = _Pending(sock, host, peer_name(host, address[1]), deadline, ServerHandshake(self._find_key))
+        pending = _Pending(sock, host, peer, deadline, ServerHandshake(self._find_key))
         self._pending[sock] = pending
         self._selector.register(sock, selectors.EVENT_READ, lambda: self._handshake(pending))
 
@@ -286,7 +363,7 @@ class Listener:
         waiting = pending.handshake.proven
         if waiting:
             # A DATA connection whose session is not there yet.  Its client may say nothing, so it has left.
-            self._drop(pending)
+            self._drop(pending, "it left")
             return
         try:
             # Not a byte more than the handshake: what follows belongs to the keeper.
@@ -298,12 +375,18 @@ class Listener:
             return
         except (OSError, RemoteProtocolError) as exc:
             self._say_farewell(pending)
-            self._drop(pending)
+            self._drop(pending, self._why_refused(pending, exc))
             if isinstance(exc, RemoteProtocolError):
                 self._watcher.refused(f"{pending.peer} refused: {exc}")
             return
         if pending.handshake.proven:
             self._proven(pending)
+
+    def _why_refused(self, pending: _Pending, exc: Exception) -> str:
+        if not isinstance(exc, RemoteProtocolError):
+            return "it left"
+        known = self._find_key(pending.handshake.key_id) is not None
+        return str(exc) if known or str(exc) != "wrong key" else "no key with this id"
 
     def _say_farewell(self, pending: _Pending) -> None:
         if not pending.handshake.farewell:
@@ -314,9 +397,12 @@ class Listener:
             pending.sock.recv(512)
             pending.sock.shutdown(socket.SHUT_WR)
 
-    def _drop(self, pending: _Pending) -> None:
+    def _drop(self, pending: _Pending, why: str = "") -> None:
+        """Close a connection; ``why`` is for the audit log only."""
         self._forget(pending)
         pending.sock.close()
+        if why:
+            self._auditor.refused(pending.peer, why, self._name(pending.handshake.key_id))
 
     def _forget(self, pending: _Pending) -> None:
         del self._pending[pending.sock]
@@ -344,13 +430,25 @@ class Listener:
             return
         try:
             keeper = self._spawner.spawn()
+            key_id, token = name
+            shown_id = key_id.decode("ascii", "replace")
+            session = Session(pending.peer, shown_id, time.time(), keeper, token, self._name(key_id))
+            try:
+                pipe = self._auditor.open_pipe(session)
+            except OSError:
+                keeper.close()
+                raise
         except (OSError, EasyClusterError) as exc:
             self._refuse(pending, Status.CANNOT_START)
             self._watcher.failed(f"cannot start a session for {pending.peer}: {exc}")
             return
         keeper.settimeout(_KEEPER_TIMEOUT)
-        session = Session(pending.peer, name[0].decode("ascii", "replace"), time.time(), keeper, name[1])
-        if not self._hand_over(pending, session, {"kind": "control", "limits": self._settings}):
+        self._auditor.authenticated(session)
+        started = self._hand_over(pending, session, {"kind": "control", "limits": self._settings}, pipe)
+        for descriptor in pipe:
+            os.close(descriptor)
+        if not started:
+            self._auditor.ended(session, "it left")
             keeper.close()
             return
         self._sessions[name] = session
@@ -360,7 +458,10 @@ class Listener:
             if (waiting.handshake.key_id, waiting.handshake.token) == name:
                 self._hand_over(waiting, session, {"kind": "data"})
 
-    def _hand_over(self, pending: _Pending, session: Session, packet: dict[str, Any]) -> bool:
+    def _hand_over(
+        self, pending: _Pending, session: Session, packet: dict[str, Any], besides: Sequence[int] = ()
+    ) -> bool:
+        """Give a connection, and descriptors of ours, to the keeper; return whether that went well."""
         keys = pending.handshake.keys
         assert keys is not None  # proven
         packet = {**packet, "send": keys.send, "receive": keys.receive, "peer": pending.peer}
@@ -370,17 +471,19 @@ class Listener:
                 _send(sock, pending.handshake.finish())
                 # The mode belongs to the open socket, which the keeper shares from here on.
                 sock.setblocking(True)
-                fdpass.send_packet(session._keeper, packet, [sock.fileno()])
+                fdpass.send_packet(session._keeper, packet, [sock.fileno(), *besides])
             except OSError as exc:
                 self._watcher.refused(f"{pending.peer} lost while its session started: {exc}")
                 return False
+        if packet["kind"] == "data":
+            self._auditor.joined(session, pending.peer)
         return True
 
     def _refuse(self, pending: _Pending, status: Status) -> None:
         with contextlib.suppress(OSError):
             _send(pending.sock, pending.handshake.finish(status))
             pending.sock.shutdown(socket.SHUT_WR)
-        self._drop(pending)
+        self._drop(pending, status.name.lower().replace("_", " "))
 
     # ---- handed over
 
@@ -395,8 +498,13 @@ class Listener:
         packet, descriptors = received
         for descriptor in descriptors:
             os.close(descriptor)
-        if packet.get("kind") == "request":
+        kind = packet.get("kind")
+        if kind == "request":
             self._watcher.requested(session, str(packet.get("text", "")))
+        elif kind == "ended":
+            session._why = session._why or str(packet.get("why", ""))[:200]
+        elif kind in ("started", "died"):
+            self._auditor.keeper_says(session, packet)
 
     def _end(self, session: Session) -> None:
         name = (session.key_id.encode("ascii", "replace"), session._token)
@@ -404,6 +512,11 @@ class Listener:
         self._selector.unregister(session._keeper)
         session._keeper.close()
         self._watcher.disconnected(session)
+        self._auditor.ended(session, session._why or "its keeper is gone")
+
+    def _name(self, key_id: bytes) -> str:
+        """Return what we call a key."""
+        return self._keyring.name(key_id) if self._keyring is not None else ""
 
 
 @dataclass(eq=False)

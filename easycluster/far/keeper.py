@@ -29,7 +29,7 @@ import socket
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from easycluster.errors import RemoteProtocolError
 from easycluster.far.fdpass import recv_packet, send_packet
@@ -98,6 +98,8 @@ class Keeper:
         self.poller = select.poll()
         # Why it ends, if the near side does not know.
         self.farewell = ""
+        # Why it ends, for a server's log.
+        self.why = ""
         self.lease = LEASE
         self.last_heard = _monotonic()
         self._cancels: Dict[int, float] = {}
@@ -147,7 +149,7 @@ class Keeper:
     def _look_at_clock(self) -> None:
         now = _monotonic()
         if now - self.last_heard > self.lease:
-            self._ending = True
+            self.stop(f"no heartbeat for {self.lease:g} s")
         stuck = {request for request, moment in self._cancels.items() if moment <= now}
         if stuck:
             for request in stuck:
@@ -172,7 +174,11 @@ class Keeper:
         while _monotonic() < deadline:
             if worker is not None:
                 self._drain_output(worker)
-            pid, status = os.waitpid(self._template_pid, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(self._template_pid, os.WNOHANG)
+            except ChildProcessError:
+                status = 0
+                break
             if pid:
                 break
             time.sleep(0.005)
@@ -181,7 +187,7 @@ class Keeper:
             status = os.waitpid(self._template_pid, 0)[1]
         if status:
             # It was killed, and left its work to us.
-            if worker is not None:
+            if worker is not None and worker.pid:
                 kill_group(worker.pid)
             kill_children()
         try:
@@ -204,6 +210,11 @@ class Keeper:
 
     def hang_up(self) -> None:
         """The control link has ended."""
+        self.stop("the link was closed")
+
+    def stop(self, why: str) -> None:
+        """End the session; the first reason is the one that counts."""
+        self.why = self.why or why
         self._ending = True
 
     def _obey(self, kind: int, request: int, thread: int, body: bytes) -> None:
@@ -229,7 +240,7 @@ class Keeper:
         elif kind == Kind.DATA:
             self._relay_in(body)
         elif kind == Kind.GOODBYE:
-            self._ending = True
+            self.stop("the client has closed it")
 
     def _send(self, data: bytes) -> None:
         self._number, record = self._encoder.encode(self._number, data)
@@ -259,6 +270,8 @@ class Keeper:
     report_calls = False
     # Where workers write profiles, "" for none.
     profile = ""
+    # The pipe on which workers report their calls to a server's audit log, if it has one.
+    audit: Sequence[int] = ()
 
     def _listen(self) -> None:
         """Open the socket on which a second connection hands over its pipes."""
@@ -318,9 +331,8 @@ class Keeper:
         for fd in (out, err, dump):
             os.set_blocking(fd, False)
         settings = dict(self._settings, report=self.report_calls, profile=self.profile)
-        send_packet(
-            self._template, {"kind": "fork", "settings": settings}, [theirs.fileno(), out_end, err_end, dump_end]
-        )
+        fds = [theirs.fileno(), out_end, err_end, dump_end, *self.audit]
+        send_packet(self._template, {"kind": "fork", "settings": settings}, fds)
         theirs.close()
         for fd in (out_end, err_end, dump_end):
             os.close(fd)
@@ -336,7 +348,7 @@ class Keeper:
         received = recv_packet(self._template)
         if received is None:
             # Without it nothing can be run or cleaned up: the session is over.
-            self._ending = True
+            self.stop("its template is gone")
             return
         packet, _fds = received
         worker = self._worker
@@ -368,6 +380,7 @@ class Keeper:
             "last_output": worker.last_words.decode("utf-8", "replace"),
             "stack": worker.stack.decode("utf-8", "replace"),
         }
+        self.worker_ended(died)
         self._send(frame(Kind.DIED, worker.pid & 0xFFFFFFFF, pickle.dumps(died, 4)))
 
     def _worker_speaks(self, worker: _Worker) -> None:
@@ -393,6 +406,9 @@ class Keeper:
 
     def report(self, packet: Dict[str, Any]) -> None:
         """The worker tells what is called, where the server asked for it."""
+
+    def worker_ended(self, died: Dict[str, Any]) -> None:
+        """A worker is gone, one way or the other."""
 
     # Cancelling --------------------------------------------------------------------------------
 

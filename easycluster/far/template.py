@@ -15,15 +15,14 @@ import select
 import shutil
 import signal
 import socket
-import sys
 import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
 from easycluster.far.fdpass import recv_packet, send_packet
+from easycluster.far.reaper import become_subreaper, kill_children, kill_group
 
-__all__ = ["become_subreaper", "fork_sessions", "serve"]
+__all__ = ["fork_sessions", "serve"]
 
-_PR_SET_CHILD_SUBREAPER = 36
 # Seconds that a worker gets to leave by itself when its session ends.
 GRACE = 0.7
 
@@ -86,7 +85,7 @@ class _Template:
         elif packet["kind"] == "directory":
             self._directory = packet["path"]
         elif packet["kind"] == "kill" and packet["pid"] in self._workers:
-            _kill_group(packet["pid"])
+            kill_group(packet["pid"])
 
     def _reap(self) -> None:
         """Collect what has ended, and kill what a worker that has ended left behind."""
@@ -99,22 +98,9 @@ class _Template:
                 return
             if pid in self._workers:
                 self._workers.discard(pid)
-                _kill_group(pid)
-                self._kill_strays()
+                kill_group(pid)
+                kill_children(self._workers)
                 send_packet(self._sock, {"kind": "exited", "pid": pid, "status": status})
-
-    def _kill_strays(self) -> None:
-        """Kill every child that is not a worker: it was left behind by one."""
-        for _attempt in range(100):
-            strays = [pid for pid in _children() if pid not in self._workers]
-            if not strays:
-                return
-            for pid in strays:
-                _kill_group(pid)
-                try:
-                    os.waitpid(pid, 0)
-                except ChildProcessError:
-                    pass
 
     def end(self) -> None:
         """Let the workers leave, then kill whatever is there."""
@@ -133,11 +119,11 @@ class _Template:
                     pass
             else:
                 self._workers.discard(pid)
-                _kill_group(pid)
+                kill_group(pid)
         for pid in self._workers:
-            _kill_group(pid)
+            kill_group(pid)
         self._workers.clear()
-        self._kill_strays()
+        kill_children(self._workers)
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -155,7 +141,8 @@ def _become_worker(template: _Template, packet: Dict[str, Any], fds: List[int]) 
         os.close(template._wake_send)
         from easycluster.far import worker
 
-        control, out, err, stacks = fds
+        control, out, err, stacks, *audit = fds
+        packet["settings"]["audit"] = audit
         worker.main(socket.socket(fileno=control), out, err, stacks, packet["settings"])
     except BaseException:  # noqa: BLE001 - the last boundary of the process
         import traceback
@@ -163,55 +150,6 @@ def _become_worker(template: _Template, packet: Dict[str, Any], fds: List[int]) 
         traceback.print_exc()
     finally:
         os._exit(70)
-
-
-def become_subreaper() -> bool:
-    """Become the parent of orphaned descendants, where the system can; return whether it could."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        import ctypes
-
-        return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
-    except (ImportError, OSError, AttributeError):
-        return False
-
-
-def _children() -> List[int]:
-    """Return the children of this process, [] where the system does not tell."""
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children") as listing:
-            return [int(pid) for pid in listing.read().split()]
-    except (OSError, ValueError):
-        return _children_by_status()
-
-
-def _children_by_status() -> List[int]:
-    """As :func:`_children`, for kernels without CONFIG_PROC_CHILDREN."""
-    me = os.getpid()
-    found = []
-    try:
-        names = os.listdir("/proc")
-    except OSError:
-        return []
-    for name in names:
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat") as stat:
-                    if int(stat.read().rpartition(")")[2].split()[1]) == me:
-                        found.append(int(name))
-            except (OSError, ValueError, IndexError):
-                continue
-    return found
-
-
-def _kill_group(pid: int) -> None:
-    """Kill a process and its group, if it leads one."""
-    for kill in (os.killpg, os.kill):
-        try:
-            kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
 
 
 def fork_sessions(sock: socket.socket, start: Optional[Callable[[socket.socket, int], None]] = None) -> None:

@@ -1,0 +1,89 @@
+"""What ends processes that others have left behind.
+
+As *subreaper* (prctl(2), Linux) a process becomes the parent of whatever its descendants leave
+behind, daemons with sessions of their own included.  The template is one, and so is the keeper:
+should the template be killed, what hung on it falls to the keeper.
+
+This module is shipped to the far side.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Collection, List
+
+__all__ = ["become_subreaper", "kill_children", "kill_group"]
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def become_subreaper() -> bool:
+    """Become the parent of orphaned descendants, where the system can; return whether it could."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        import ctypes
+
+        return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+    except (ImportError, OSError, AttributeError):
+        return False
+
+
+def kill_children(spared: Collection[int] = ()) -> None:
+    """Kill every child but some, and whatever falls to this process by that."""
+    beyond_us = set(spared)
+    for _generation in range(100):
+        children = [pid for pid in _children() if pid not in beyond_us]
+        # What runs as somebody else (sudo) would be waited for in vain.
+        beyond_us.update([pid for pid in children if not kill_group(pid)])
+        children = [pid for pid in children if pid not in beyond_us]
+        if not children:
+            return
+        for pid in children:
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass
+
+
+def _children() -> List[int]:
+    """Return the children of this process, [] where the system does not tell."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as listing:
+            return [int(pid) for pid in listing.read().split()]
+    except (OSError, ValueError):
+        return _children_by_status()
+
+
+def _children_by_status() -> List[int]:
+    """As :func:`_children`, for kernels without CONFIG_PROC_CHILDREN."""
+    me = os.getpid()
+    found = []
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return []
+    for name in names:
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as stat:
+                    if int(stat.read().rpartition(")")[2].split()[1]) == me:
+                        found.append(int(name))
+            except (OSError, ValueError, IndexError):
+                continue
+    return found
+
+
+def kill_group(pid: int) -> bool:
+    """Kill a process and its group, if it leads one; return whether we may kill it."""
+    allowed = True
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            allowed = kill is not os.kill
+    return allowed

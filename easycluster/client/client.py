@@ -13,7 +13,7 @@ from easycluster.client.arrivals import Arrivals, Completion, ResponseSlot
 from easycluster.client.calls import Calls
 from easycluster.client.globals import GlobalProxy
 from easycluster.client.output import OUTPUT_TIME, Output
-from easycluster.client.process import Forked, is_ending, live, sleep_on
+from easycluster.client.process import Forked, is_ending, live, shielded, sleep_on
 from easycluster.client.response import NonblockingResponse
 from easycluster.errors import (
     CallTimeout,
@@ -141,12 +141,21 @@ class BaseClient(Calls, Output):
         with self._lock:
             self._opener = opener
             self._ended_error = None
-            endpoint = opener()
-            self._use(endpoint)
+            made: list[Endpoint] = []
+
+            def undo() -> None:
+                for endpoint in made:
+                    endpoint.close("connecting was interrupted")
+
             try:
+                shielded(lambda: made.append(opener()), undo)
+                self._use(made[0])
                 self._after_connect()
-            except BaseException:
-                self.close("the definitions could not be sent")
+            except BaseException as exc:
+                if made:
+                    self._endpoint = made[0]
+                    interrupted = not isinstance(exc, Exception)
+                    self.close("connecting was interrupted" if interrupted else "the definitions could not be sent")
                 raise
 
     def _use(self, endpoint: Endpoint) -> None:
@@ -197,10 +206,19 @@ class BaseClient(Calls, Output):
         """Get a fresh worker from the keeper; its globals and objects are new."""
         endpoint = self._endpoint
         assert endpoint is not None
-        endpoint.respawn(timeout)
-        self._use(endpoint)
-        self._ended_error = None
-        self._after_connect()
+        self._respawn_due = False
+        try:
+            if endpoint.session is not None:
+                endpoint.session.reclaim()
+            shielded(lambda: endpoint.respawn(timeout), lambda: endpoint.close("reconnecting was interrupted"))
+            self._use(endpoint)
+            self._ended_error = None
+            self._after_connect()
+            endpoint.respawning = False
+        except BaseException as exc:
+            if not isinstance(exc, Exception):
+                self.close("reconnecting was interrupted")
+            raise
 
     def reconnect(self) -> None:
         """Start with a fresh far side: new globals; proxies from before are stale.
@@ -234,7 +252,9 @@ class BaseClient(Calls, Output):
         if endpoint is None or isinstance(endpoint, Forked):
             return
         self._respawn_due = False
-        endpoint.close(message)
+        if endpoint.session is not None:
+            endpoint.session.reclaim()
+        shielded(lambda: endpoint.close(message))
         if not is_ending():
             self._complete_rest()
         self._print_unfinished_lines()

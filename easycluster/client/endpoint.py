@@ -120,7 +120,9 @@ class Endpoint:
         self._services = services
         self._marker = os.urandom(16)
         self._data: DataLink | None = None
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
+        # Whether a new worker was asked for and is not in use yet; stays if that was interrupted.
+        self.respawning = False
         self.control = Control(options.label, on_output, self._control_ended, options.heartbeat, options.lost_after)
         self.control.on_idle = self.idle
 
@@ -216,7 +218,7 @@ class Endpoint:
     @property
     def keeper_lives(self) -> bool:
         """Whether a new worker can be had without a new connection."""
-        return not self.control.ended and not self.closed_because
+        return not self.control.ended and not self.closed_because and not self.respawning
 
     def respawn(self, timeout: float) -> None:
         """Replace the worker, which has died or is killed for this; its globals and objects are gone.
@@ -224,6 +226,7 @@ class Endpoint:
         Raises:
             OSError: If the far side is gone altogether.
         """
+        self.respawning = True
         control = self.control
         end = time.monotonic() + timeout
         session = self.session
@@ -240,7 +243,15 @@ class Endpoint:
         self._close_data()
         control.worker_replaced()
         control.send(Kind.SPAWN)
-        self._open_data(end, timeout)
+        try:
+            self._open_data(end, timeout)
+        finally:
+            if self.closed_because:
+                # Meanwhile, by another thread, which has not seen what is new.
+                self._end_session(StaleReason.CLOSED)
+                self._close_data()
+        if self.closed_because:
+            raise ConnectionClosed(self.closed_because, self.label)
 
     # Errors ------------------------------------------------------------------------------------
 
@@ -289,12 +300,14 @@ class Endpoint:
     # The end -----------------------------------------------------------------------------------
 
     def close(self, reason: SessionError | str = "the connection was closed", timeout: float = 2.0) -> None:
-        """End the session and give everything back; a second call does nothing."""
+        """End the session and give everything back; a second call waits for the first."""
         with self._closing:
-            if self.closed_because:
-                return
-            self._died_first = self.control.died is not None
-            self.closed_because = reason if isinstance(reason, str) else reason.reason
+            if not self.closed_because:
+                self._died_first = self.control.died is not None
+                self.closed_because = reason if isinstance(reason, str) else reason.reason
+                self._close(timeout)
+
+    def _close(self, timeout: float) -> None:
         control = self.control
         self._end_session(StaleReason.CLOSED)
         if not control.ended:

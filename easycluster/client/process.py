@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from easycluster.client.monitor import close_monitor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from easycluster.client.client import BaseClient
 
-__all__ = ["Forked", "close_all", "is_ending", "live", "sleep_on"]
+__all__ = ["Forked", "close_all", "is_ending", "live", "shielded", "sleep_on"]
 
 live: weakref.WeakSet[BaseClient] = weakref.WeakSet()
 """All clients of this process."""
@@ -51,6 +53,47 @@ def _after_fork_in_child() -> None:
         client._arrivals.forget()
     os.close(null)
     live.clear()
+
+
+def shielded(function: Callable[[], None], undo: Callable[[], object] = lambda: None) -> None:
+    """Run a function to its end although a signal handler may raise meanwhile.
+
+    Opening and closing a session is many steps, and each of them would leave something behind if an
+    exception came in the middle.  So the main thread, where handlers run, has them done by another.
+
+    Args:
+        function: What to run.
+        undo: Called after it if the caller was interrupted; may be called twice.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function()
+    finished, abandoned = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as exc:  # noqa: BLE001 - raised by the caller
+            errors.append(exc)
+        finished.set()
+        if abandoned.is_set():
+            undo()
+
+    thread = threading.Thread(target=run, name="easycluster-shielded", daemon=True)
+    try:
+        try:
+            thread.start()
+        except RuntimeError:
+            # No new threads at the very end of the interpreter, and no signals.
+            return function()
+        thread.join()
+    except BaseException:
+        abandoned.set()
+        if finished.is_set():
+            undo()
+        raise
+    if errors:
+        raise errors[0]
 
 
 _ending = False

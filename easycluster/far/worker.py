@@ -24,10 +24,11 @@ import time
 import traceback
 from _thread import allocate_lock, get_ident
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Set
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Set
 
 from easycluster.errors import ProtocolError
 from easycluster.far import output
+from easycluster.far.audit import AuditedSession
 from easycluster.far.fdpass import recv_packet, send_packet
 from easycluster.far.importer import ControllerFinder, NotNow
 from easycluster.far.keeper import CANCEL_SIGNAL, DUMP_SIGNAL
@@ -103,7 +104,11 @@ class Worker:
         ControllerFinder(self._fetch_module).install()
         _CloudpickleFinder(self._fetch_module).install()
         session.start_watcher()
-        session.send(Kind.HELLO, 0, pickle.dumps(self.hello(), 4))
+        try:
+            session.send(Kind.HELLO, 0, pickle.dumps(self.hello(), 4))
+        except OSError:
+            # The near side does not want us any more.
+            return
         self.serve(session, self.main_thread)
 
     def hello(self) -> Dict[str, Any]:
@@ -129,12 +134,18 @@ class Worker:
             stream = stream_from_fds(fds[0], fds[1])
         marker = packet.get("marker")
         if marker:
-            _write_all(stream, marker)
+            try:
+                _write_all(stream, marker)
+            except OSError:
+                # The near side has given this one up; it may try another way.
+                stream.close()
+                return
         near_name = self.settings.get("near_name") or NEAR_SIDE
         near = self.settings.get("near")
         exports, proxies = Exports(), Proxies(None)
         values = Values(exports, proxies, None, peer=PeerInfo(near_name, tuple(near) if near else None))
-        session = WorkerSession(
+        make_session: Callable[..., WorkerSession] = AuditedSession if self.settings.get("audit") else WorkerSession
+        session = make_session(
             self,
             stream,
             values,

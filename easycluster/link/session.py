@@ -368,6 +368,16 @@ class Session:
         while lock._is_owned():
             lock.release()
 
+    def reclaim(self) -> None:
+        """Release what a signal has left locked in this thread, before another one closes the session."""
+        for lock in (self._reading, self._writing):
+            if lock._is_owned():  # type: ignore[attr-defined]  # of an RLock
+                try:
+                    self._reclaim(lock)
+                except LocalProtocolError:
+                    # A signal handler closes the session that it has interrupted; its descriptors stay for a while.
+                    pass
+
     def _queue_releases(self) -> None:
         """Queue frames that give back references to the peer's objects.  Holds the writing lock."""
         queue = self._outgoing

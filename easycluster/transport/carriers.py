@@ -131,7 +131,13 @@ class _Relay:
         self._closed = False
         control.on_data = self._take
         control.on_data_credit = self._credit
-        control.send(Kind.DATA, 0, b"")
+        try:
+            control.send(Kind.DATA, 0, b"")
+        except OSError:
+            # Closed meanwhile: this is why there is no better link.
+            near.close()
+            self._inner.close()
+            raise
         self._threads = [
             threading.Thread(target=target, name="easycluster-relay", daemon=True)
             for target in (self._outwards, self._inwards)

@@ -6,12 +6,14 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from easycluster import CallCancelled, RemoteError, callback, define_common
+from easycluster import CallCancelled, Client, RemoteError, callback, define_common
 
 DEFINITIONS = "contract_interrupts"
 
@@ -117,7 +119,8 @@ def is_quick(call):
     return time.monotonic() - begin < 5
 
 
-def test_no_answer_is_wrong_after_calls_were_interrupted_at_random_moments(client, alarm):
+@pytest.mark.fault("ctrl-c")
+def test_no_answer_is_wrong_after_calls_were_interrupted_at_random_moments(client, alarm, outcome):
     pid = client.os.getpid()
     for number in range(ROUNDS):
         with alarm:
@@ -127,6 +130,7 @@ def test_no_answer_is_wrong_after_calls_were_interrupted_at_random_moments(clien
         assert client.same(number) == number
     assert alarm.raised == ROUNDS
     assert client.os.getpid() == pid
+    outcome.cleaned(f"no answer wrong after {ROUNDS} interrupts")
 
 
 def test_large_values_survive_interrupts(client, alarm):
@@ -225,18 +229,23 @@ def test_an_interrupted_call_is_stopped_on_the_far_side(client, alarm):
     assert client.eval("ended.is_set() == running.is_set()")
 
 
-def test_ctrl_c_in_a_call_is_a_keyboard_interrupt(client):
+@pytest.mark.fault("ctrl-c")
+def test_ctrl_c_in_a_call_is_a_keyboard_interrupt(client, outcome):
     client.running.clear()
     client.ended.clear()
     timer = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT])
     timer.start()
     try:
+        # The time until the next call is through: it waits for the end of the one before.
+        begin = time.monotonic() + 0.2
         with pytest.raises(KeyboardInterrupt):
             client.sleep()
+        assert client.same(1) == 1
+        outcome.saw("KeyboardInterrupt", time.monotonic() - begin)
     finally:
         timer.join()
-    assert is_quick(lambda: client.same(1))
     assert client.ended.is_set()
+    outcome.cleaned("the call is cancelled over there")
 
 
 def test_a_response_whose_wait_was_interrupted_is_cancelled(client, alarm):
@@ -253,3 +262,56 @@ def test_a_far_side_that_was_interrupted_itself_answers_with_an_error(client):
     with pytest.raises(RemoteError, match="KeyboardInterrupt"):
         client.eval("signal.raise_signal(signal.SIGINT)", origexc="quiet")
     assert client.same(1) == 1
+
+
+# Seconds that opening, replacing and closing a session take, about, and how many of them are interrupted.
+OPENINGS = {"tcp": (0.1, 20), "spawned": (0.4, 6), "ssh": (0.8, 3), "relay": (0.8, 2)}
+
+
+def held():
+    """Return what this process holds: descriptors, children and threads."""
+    children = []
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(FileNotFoundError):
+            children += Path(f"/proc/self/task/{task}/children").read_text().split()
+    return len(os.listdir("/proc/self/fd")), len(children), threading.active_count()
+
+
+def test_sessions_leave_nothing_when_their_opening_replacing_or_closing_is_interrupted(transport, connect, alarm):
+    alarm.longest, count = OPENINGS[transport.name]
+    client = connect()
+    # What the first connection of a process brings stays: the monitor, and the server's helper, which is here too.
+    client.close()
+    before = held()
+    for number in range(count):
+        with alarm:
+            while True:
+                client.reconnect()
+                assert client.same((number, 1)) == (number, 1)
+                client.reconnect()
+                assert client.same((number, 2)) == (number, 2)
+                client.close()
+        if number % 2:
+            client.reconnect()
+            assert client.same(number) == number
+    client.close()
+    end = time.monotonic() + 20
+    while time.monotonic() < end and any(now > then for now, then in zip(held(), before, strict=True)):
+        time.sleep(0.01)
+    assert all(now <= then for now, then in zip(held(), before, strict=True)), (held(), before)
+
+
+def test_an_interrupted_connect_returns_at_once(alarm):
+    """Nobody answers at this address: connecting goes on, but nobody waits for it."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        client = Client(b"k" * 32, connect_timeout=3)
+        alarm.longest = 0.1
+        begin = time.monotonic()
+        with alarm:
+            client.connect("127.0.0.1", server.getsockname()[1])
+        assert time.monotonic() - begin < 2
+        assert not client.connected
+    # Its thread ends as the server does.
+    assert is_quick(lambda: [thread.join() for thread in threading.enumerate() if "shielded" in thread.name])

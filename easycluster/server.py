@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from easycluster.errors import KeyFileError
-from easycluster.keys import KEY_SIZE
+from easycluster.keys import KEY_SIZE, Key
+from easycluster.transport.audit import Audit
+from easycluster.transport.keyring import KeyRing
 from easycluster.transport.listener import DEFAULT_PORT, Limits, Listener, Session, Spawner, open_sockets, parse_allow
 from easycluster.wire.auth import key_id
 
@@ -45,8 +47,12 @@ class Server:
 
     Args:
         port: The TCP port; 0 takes a free one, see ``port``.
-        key: The HMAC key, 32 bytes.
+        key: The HMAC key, 32 bytes; or give ``keyfile``.
         bind: The address to listen on: None is the loopback only, ``"*"`` every address.
+        keyfile: A key file, or a folder with a key file ``NAME.key`` for each client.  Looked at every
+            second: a new key works at once, and the sessions of one that is gone or replaced end.
+        audit: Where to write the audit log, a file name, or ``-`` for the standard output; by default
+            the class's ``audit``, which is None: nowhere.
         allow: Addresses and subnets that may connect; empty means everyone who reaches the port.
         verbosity: 0 reports trouble only, 1 connections, 2 also calls.
         no_ipv6: Leave IPv6 out.
@@ -55,10 +61,12 @@ class Server:
         spawner: Where keeper processes come from; by default our own.
 
     Raises:
-        KeyFileError: If the key is missing or has the wrong size.
-        ValueError: If an allowed address is none.
-        OSError: If the port cannot be had.
+        KeyFileError: If the key is missing or has the wrong size, or a key file cannot be used.
+        ValueError: If an allowed address is none, or a key is given in both ways.
+        OSError: If the port or the audit log cannot be had.
     """
+
+    audit: str | os.PathLike[str] | None = None
 
     def __init__(
         self,
@@ -66,6 +74,8 @@ class Server:
         key: bytes = b"",
         bind: str | None = None,
         *,
+        keyfile: str | os.PathLike[str] | None = None,
+        audit: str | os.PathLike[str] | None = None,
         allow: Iterable[str] = (),
         verbosity: int = 0,
         no_ipv6: bool = False,
@@ -73,20 +83,30 @@ class Server:
         profile: str | None = None,
         spawner: Spawner | None = None,
     ) -> None:
-        if not key:
-            raise KeyFileError(
-                "a server needs a key: make a key file with: easycluster -g FILE, and give it with: -k FILE"
-            )
-        if len(key) != KEY_SIZE:
-            raise KeyFileError(f"a key is {KEY_SIZE} bytes long, this one has {len(key)}; use generate_key()")
+        if key and keyfile is not None:
+            raise ValueError("a server takes its keys from one place: give key or keyfile, not both")
+        self._keyring = KeyRing(keyfile) if keyfile is not None else None
+        self._key = key = Key(key)
+        if self._keyring is None:
+            _check_key(key)
         self.verbosity = verbosity
-        self._key = key
+        if audit is not None:
+            self.audit = audit
         self._allow = parse_allow(allow)
         self._limits = Limits(sessions=max_sessions)
         self._settings: dict[str, Any] = {"report": verbosity >= 2}
         if profile is not None:
             self._settings["profile"] = os.path.abspath(profile)
+        self._reports = _Reports(self)
+        self._audit: Audit | None = None
         self._sockets = open_sockets(bind, port, no_ipv6=no_ipv6)
+        try:
+            if self.audit is not None:
+                self._audit = Audit(self.audit, self._reports.failed)
+        except BaseException:
+            for sock in self._sockets:
+                sock.close()
+            raise
         self._addresses: list[tuple[str, int]] = [sock.getsockname()[:2] for sock in self._sockets]
         self._spawner = spawner
         self._listener: Listener | None = None
@@ -173,6 +193,11 @@ class Server:
         if self._listener is not None:
             self._listener.stop()
 
+    def reload(self) -> None:
+        """Look at the key files now, and open the audit log again; from any thread or signal handler."""
+        if self._listener is not None:
+            self._listener.reload()
+
     def close(self) -> None:
         """Close the port and end every session; again does nothing."""
         with self._lock:
@@ -191,6 +216,10 @@ class Server:
             sock.close()
         if self._spawner is not None:
             self._spawner.close()
+        if self._audit is not None:
+            if self._listener is not None:
+                self._audit.write("server", what="stopped")
+            self._audit.close()
 
     def _open(self) -> Listener:
         with self._lock:
@@ -205,16 +234,22 @@ class Server:
                 self._spawner = spawner = SessionSpawner()
                 # Now, so that no client waits for it and a fault shows before the server says that it serves.
                 spawner.start()
+            # A client that names no key means the only one.
             keys = {b"": self._key, key_id(self._key): self._key}
             self._listener = Listener(
                 self._sockets,
-                keys.get,
+                self._keyring.find if self._keyring is not None else keys.get,
                 self._spawner,
-                _Reports(self),
+                self._reports,
                 allow=self._allow,
                 limits=self._limits,
                 settings=self._settings,
+                keyring=self._keyring,
+                audit=self._audit,
             )
+            if self._audit is not None:
+                names = self._keyring.names if self._keyring is not None else []
+                self._audit.write("server", what="started", pid=os.getpid(), where=self.where, keys=names)
         if self._stopping:
             self._listener.stop()
         return self._listener
@@ -287,12 +322,16 @@ def run_server(
     *,
     server_class: type[Server] = Server,
     max_sessions: int = 64,
+    keyfile: str | os.PathLike[str] | None = None,
+    audit: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Run a server until ``stop_server``, SIGTERM, SIGINT or SIGHUP.
+    """Run a server until ``stop_server``, SIGTERM or SIGINT, or until its terminal hangs up.
+
+    SIGHUP from anyone but the terminal has the key files looked at and the audit log opened again.
 
     Args:
         port: The TCP port to listen on.
-        key: The HMAC key, 32 bytes.
+        key: The HMAC key, 32 bytes; or give ``keyfile``.
         bindaddr: The address to listen on: None is the loopback only, ``"*"`` every address.
         allow: Addresses and subnets that may connect; empty means everyone who reaches the port.
         verbosity: 0 reports trouble only, 1 connections, 2 also calls.
@@ -302,11 +341,13 @@ def run_server(
         profile: Where far-side workers write profiles.
         server_class: What to run.
         max_sessions: How many sessions to run at a time.
+        keyfile: A key file, or a folder with a key file ``NAME.key`` for each client.
+        audit: Where to write the audit log.
 
     Raises:
-        KeyFileError: If the key is missing or has the wrong size.
-        ValueError: If an allowed address is none.
-        OSError: If the port or the pidfile cannot be had.
+        KeyFileError: If the key is missing or has the wrong size, or a key file cannot be used.
+        ValueError: If an allowed address is none, or a key is given in both ways.
+        OSError: If the port, the pidfile or the audit log cannot be had.
     """
     global _running
     if daemonize and not hasattr(os, "fork"):
@@ -322,6 +363,8 @@ def run_server(
             no_ipv6=disable_ipv6,
             profile=profile,
             max_sessions=max_sessions,
+            keyfile=keyfile,
+            audit=audit,
         ) as server,
         contextlib.ExitStack() as stack,
     ):
@@ -415,17 +458,46 @@ def _pid_file(path: Path) -> Iterator[None]:
                 path.unlink()
 
 
+def _check_key(key: bytes) -> None:
+    if not key:
+        raise KeyFileError("a server needs a key: make a key file with: easycluster -g FILE, and give it with: -k FILE")
+    if len(key) != KEY_SIZE:
+        raise KeyFileError(f"a key is {KEY_SIZE} bytes long, this one has {len(key)}; use generate_key()")
+
+
+def _has_terminal() -> bool:
+    """Tell whether this process has a controlling terminal; tty(4): opening it fails once it has hung up."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _stop_on_signals(server: Server) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    had_terminal = _has_terminal()
+
     def stop(number: int, frame: FrameType | None) -> None:
         server.stop()
 
-    names = ("SIGTERM", "SIGINT", "SIGHUP")
-    before = {number: signal.signal(number, stop) for name in names if (number := getattr(signal, name, None))}
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        # Of a terminal that is gone, or of somebody who has changed the keys.
+        if had_terminal and not _has_terminal():
+            server.stop()
+        else:
+            server.reload()
+
+    handlers = {"SIGTERM": stop, "SIGINT": stop, "SIGHUP": hang_up}
+    before = {
+        number: signal.signal(number, handler)
+        for name, handler in handlers.items()
+        if (number := getattr(signal, name, None))
+    }
     try:
         yield
     finally:

@@ -16,6 +16,11 @@ Begin with a key, and copy it to the machines of both sides:
   easycluster -g lab.key
   easycluster -S -k lab.key -b 192.0.2.10
 
+or one for each client, in a folder; what is deleted there is withdrawn:
+
+  easycluster -g keys/alice.key
+  easycluster -S -k keys -b 192.0.2.10
+
 The key proves who is there; it does not encrypt. Whoever holds it runs any code
 as the server's user. Where there is ssh, use that: it needs no server.
 """
@@ -38,7 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
     add_key_options(keys)
 
     server = parser.add_argument_group("server")
-    server.add_argument("-S", "--serve", action="store_true", help="run the server; needs -k")
+    server.add_argument(
+        "-S",
+        "--serve",
+        action="store_true",
+        help="run the server; needs -k, which may name a folder of key files",
+    )
     server.add_argument(
         "-p", "--port", type=_port, default=DEFAULT_PORT, help="TCP port to listen on; 0 takes a free one (%(default)s)"
     )
@@ -62,6 +72,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     server.add_argument("-d", "--daemonize", action="store_true", help="go on in the background")
     server.add_argument("-P", "--pidfile", metavar="FILE", help="write the process id to FILE")
+    server.add_argument(
+        "--audit",
+        metavar="FILE",
+        help="append who connected and what was called to FILE, as lines of JSON; - prints it",
+    )
     server.add_argument("--profile", metavar="FILE", help="profile the far-side workers into FILE and their process id")
     # 0.22 had a QuietServer; every server is quiet unless told, so its scripts get what they want.
     server.add_argument("-c", "--class", dest="svrclass", help=argparse.SUPPRESS)

@@ -17,7 +17,8 @@ def run(opts: argparse.Namespace) -> int:
     """Run the server until it is told to stop."""
     run_server(
         opts.port,
-        key_from_options(opts),
+        # Key files are the server's to read, again and again.
+        b"" if opts.keyfile is not None else key_from_options(opts),
         opts.bind,
         opts.allow,
         opts.verbose,
@@ -25,5 +26,7 @@ def run(opts: argparse.Namespace) -> int:
         opts.pidfile,
         opts.no_ipv6,
         opts.profile,
+        keyfile=opts.keyfile,
+        audit=opts.audit,
     )
     return 0

@@ -151,12 +151,17 @@ def serve_listener(parent: socket.socket, template: socket.socket, template_pid:
             limits = packet.get("limits", {})
             keeper.report_calls = bool(limits.get("report"))
             keeper.profile = limits.get("profile") or ""
+            keeper.audit = fds[1:]
+            keeper.tell({"kind": "started", "pid": os.getpid(), "uid": os.getuid()})
             keeper.watch(control[0].fileno(), hear)
             early = packet.get("early", b"")
             if early:
                 keeper.hear(early)
         elif packet["kind"] == "data":
             keeper.pass_link(dict(packet, kind="link"), fds)
+        elif packet["kind"] == "end":
+            keeper.farewell = packet["reason"]
+            keeper.stop(packet["reason"])
 
     keeper.watch(parent.fileno(), listener_speaks)
     try:
@@ -165,20 +170,29 @@ def serve_listener(parent: socket.socket, template: socket.socket, template_pid:
         pass
     except ProtocolError as exc:
         keeper.farewell = str(exc)
+        keeper.stop(f"the client broke the rules: {exc}")
     finally:
         if control:
             keeper.end()
+            keeper.tell({"kind": "ended", "why": keeper.why})
         os._exit(0)
 
 
 class _ListenerKeeper(Keeper):
-    """A keeper that tells the TCP server what is called, if it wants to know."""
+    """A keeper that tells the TCP server of its session."""
 
     parent: Optional[socket.socket] = None
 
     def report(self, packet: Dict[str, Any]) -> None:
+        self.tell({"kind": "request", "text": packet["text"]})
+
+    def worker_ended(self, died: Dict[str, Any]) -> None:
+        self.tell({"kind": "died", "signal": died["signal"], "exit_code": died["exit_code"]})
+
+    def tell(self, packet: Dict[str, Any]) -> None:
+        """Tell the server, if it is still there."""
         if self.parent is not None:
             try:
-                send_packet(self.parent, {"kind": "request", "text": packet["text"]})
+                send_packet(self.parent, packet)
             except OSError:
                 self.parent = None

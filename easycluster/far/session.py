@@ -115,7 +115,7 @@ class WorkerSession(PeerSession):
                 raise Interrupted
             operation = self.load(message) if message[1] else self._loads(message[4], message[5])
             if self._reporting:
-                self.worker.report(describe_operation(operation))
+                self.report(operation)
             if operation[0] == Op.CALL:
                 value = self._get_global(operation[1])(*operation[2], **operation[3])
             else:
@@ -171,10 +171,14 @@ class WorkerSession(PeerSession):
             _cut_traceback(exc, type(self.worker)._on_cancel_signal.__code__)
         return super().dump_failure(exc)
 
+    def report(self, operation: Any) -> None:
+        """Tell the server what is asked for."""
+        self.worker.report(describe_operation(operation))
+
     def perform(self, operation: Any) -> Any:
         """Do what a request asks for."""
-        if self.worker.report_calls:
-            self.worker.report(describe_operation(operation))
+        if self._reporting:
+            self.report(operation)
         function = self._operations[operation[0]]
         return function(*operation[1:])
 

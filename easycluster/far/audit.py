@@ -1,0 +1,131 @@
+"""The worker's end of a server's audit log: says which calls it runs and how they ended.
+
+Names of functions and exceptions only, never arguments, values or code.  The lines are drawn in
+``easycluster/transport/audit.py``; whoever runs code here can write others.
+
+This module is shipped to the far side.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from _thread import get_ident
+from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple
+
+from easycluster.far.session import FarThread, Interrupted, WorkerSession
+from easycluster.link.operations import Op
+from easycluster.wire.frames import Frame, Kind
+
+if TYPE_CHECKING:
+    from easycluster.far.worker import Worker
+
+__all__ = ["AuditedSession", "name_operation"]
+
+_MOST_NAME = 120
+
+# The end of struct tcp_info with the bytes sent, bytes sent again and, before, those received:
+# include/uapi/linux/tcp.h; Linux 4.19 or newer.
+_TCP_INFO = getattr(socket, "TCP_INFO", None)
+_TCP_INFO_SIZE = 216
+_BYTES_RECEIVED, _BYTES_SENT = 128, 200
+
+_NAMES: Dict[int, Callable[[Any, Any], str]] = {
+    Op.CALL: lambda name, _: str(name),
+    Op.METHOD: lambda oid, name: f"<object {oid}>.{name}",
+    Op.GET: lambda oid, name: f"<object {oid}>.{name} (get)",
+    Op.SET: lambda oid, name: f"<object {oid}>.{name} (set)",
+    Op.DELETE: lambda oid, name: f"<object {oid}>.{name} (delete)",
+    Op.METHOD_OR_VALUE: lambda oid, name: f"<object {oid}>.{name} (get)",
+    Op.ITEMS: lambda oid, _: f"<object {oid}>.__next__",
+    Op.EVAL: lambda _text, _: "eval",
+    Op.EXEC: lambda _text, _: "execblock",
+    Op.IMPORT: lambda names, _: f"import {', '.join(names)}",
+    Op.GET_GLOBAL: lambda name, _: f"{name} (get)",
+    Op.SET_GLOBAL: lambda name, _: f"{name} (set)",
+    Op.UPDATE: lambda _blocks, _: "update_definitions",
+    Op.SERVICE: lambda name, _: f"<easycluster>.{name}",
+}
+
+
+def name_operation(operation: Tuple[Any, ...]) -> str:
+    """Return the name of what a request asks for, and nothing of its values."""
+    name = _NAMES.get(operation[0])
+    if name is None:
+        return f"operation {operation[0]}"
+    return name(operation[1], operation[2] if len(operation) > 2 else None)
+
+
+class AuditedSession(WorkerSession):
+    """A session whose calls are written down."""
+
+    def __init__(self, worker: Worker, stream: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(worker, stream, *args, **kwargs)
+        self._reporting = True
+        self._pipe = worker.settings["audit"][0]
+        self._socket = getattr(stream, "socket", None)
+        # Outcomes of requests that failed and are not written down yet.
+        self._failed: Dict[int, str] = {}
+
+    def answer_call(self, message: Frame, thread: FarThread) -> None:
+        """As for any session."""
+        self._note(message[2], lambda: super(AuditedSession, self).answer_call(message, thread))
+
+    def answer(self, message: Frame) -> None:
+        """As for any session."""
+        if message[0] == Kind.RELEASE:
+            super().answer(message)
+            return
+        self._note(message[2], lambda: super(AuditedSession, self).answer(message))
+
+    def report(self, operation: Any) -> None:
+        """Write down that a request begins."""
+        request = self.inside.get(get_ident(), 0)
+        self._write(f"b\t{request}\t{_one_word(name_operation(operation))}\n")
+        if self.worker.report_calls:
+            super().report(operation)
+
+    def dump_failure(self, exc: BaseException) -> Any:
+        """As for any session."""
+        request = self.inside.get(get_ident())
+        if request is not None:
+            kind = type(exc)
+            name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+            self._failed[request] = "cancelled" if kind is Interrupted else name
+        return super().dump_failure(exc)
+
+    def _note(self, request: int, answer: Callable[[], None]) -> None:
+        began = time.perf_counter()
+        outcome = "cancelled"
+        try:
+            answer()
+            outcome = self._failed.pop(request, "ok")
+        finally:
+            micros = int((time.perf_counter() - began) * 1e6)
+            self._write(f"e\t{request}\t{_one_word(outcome)}\t{micros}\t{self._count_bytes()}\n")
+
+    def _count_bytes(self) -> str:
+        """Return how many bytes the link has carried in each direction, as far as the system can tell."""
+        if self._socket is not None and _TCP_INFO is not None:
+            try:
+                info = self._socket.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_SIZE)
+                (received,) = struct.unpack_from("Q", info, _BYTES_RECEIVED)
+                sent, again = struct.unpack_from("QQ", info, _BYTES_SENT)
+            except (OSError, struct.error):
+                return "\t"
+            return f"{received}\t{sent - again}"
+        return "\t"
+
+    def _write(self, line: str) -> None:
+        try:
+            # Short enough for a pipe to take it whole, whichever threads write.
+            os.write(self._pipe, line.encode("utf-8", "replace"))
+        except OSError:
+            # The server is gone, and so will the session be.
+            pass
+
+
+def _one_word(text: str) -> str:
+    return " ".join(text[:_MOST_NAME].split())

@@ -136,6 +136,7 @@ class Values:
         Raises:
             SerializationError: If the value cannot cross, with the path to what cannot.  It is a TypeError.
             StaleProxy: If it holds a proxy of an earlier connection.
+            MemoryError: If there is no memory for the pickle; the value itself is all right.
         """
         if required:
             return self._dumps_carefully(obj, name)
@@ -162,11 +163,14 @@ class Values:
 
         Raises:
             SerializationError: If the value cannot be rebuilt here; says what is missing or what failed.
+            MemoryError: If there is no memory for it.
         """
         if buffers or data.__class__ is not bytes or _GLOBAL in data:
             return self._loads_with_references(data, buffers)
         try:
             return _loads(data)
+        except MemoryError:
+            raise
         except Exception as exc:
             raise self._not_rebuilt(exc) from exc
 
@@ -194,14 +198,14 @@ class Values:
             return self._run(careful_pickler(), value)
         except CodeFound as found:
             code = found.code
-        except EasyClusterError:
+        except (EasyClusterError, MemoryError):
             raise
         except Exception as exc:
             raise self._not_sent(obj, name, exc) from exc
         self._refuse_other_python(code)
         try:
             return self._run(by_value_pickler(self._cloudpickle()), CodeInside(value))
-        except EasyClusterError:
+        except (EasyClusterError, MemoryError):
             raise
         except Exception as exc:
             raise self._not_sent(obj, name, exc) from exc
@@ -243,7 +247,7 @@ class Values:
             if data[-1] == _GLOBAL:
                 return PersistentUnpickler(io.BytesIO(data), buffers=buffers).load()
             return _loads(data, buffers=buffers)
-        except EasyClusterError:
+        except (EasyClusterError, MemoryError):
             self._give_back(data, received)
             raise
         except (Exception, SystemExit) as exc:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from support.middle import Middle
+from support.processes import GONE, exists, wait_until_gone
 
 from easycluster import (
     CallTimeout,
@@ -65,25 +62,6 @@ def start_children():
 """
 
 define_common(CODE, DEFINITIONS)
-
-# Seconds in which everything behind what has ended is gone.
-GONE = 2.0
-
-
-def exists(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def wait_until_gone(pids, seconds=GONE):
-    """Return which of the processes are still there after that time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and any(map(exists, pids)):
-        time.sleep(0.01)
-    return [pid for pid in pids if exists(pid)]
 
 
 class Waiting:
@@ -438,54 +416,6 @@ def test_reconnect_after_the_link_was_cut(transport, connect):
 
 # The client's process ----------------------------------------------------------------------------
 
-
-@pytest.fixture
-def run_client(transport, tmp_path):
-    """Start a Python that has ``client``, a session over the transport; return the process."""
-    opener = {
-        "tcp": lambda: f"client = Client(bytes.fromhex({transport.key.hex()!r}), '127.0.0.1', {transport.server.port})",
-        "spawned": lambda: "client = spawn_local()",
-        "ssh": lambda: (
-            f"client = Client(host={transport.sshd.host!r}, ssh=True, extra_args={transport.sshd.extra_args!r})"
-        ),
-        "relay": lambda: RELAY.format(
-            host=transport.sshd.host, user=getpass.getuser(), extra_args=transport.sshd.extra_args
-        ),
-    }[transport.name]()
-    started = []
-
-    def run(code):
-        script = tmp_path / f"client{len(started)}.py"
-        script.write_text(
-            "import os, signal, sys, threading, time\n"
-            "from easycluster import *\nfrom easycluster.server import spawn_local\n"
-            f"define_common({CODE!r})\n{opener}\n{textwrap.dedent(code)}"
-        )
-        process = subprocess.Popen(
-            [sys.executable, str(script)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-RELAY = """
-from easycluster.transport.carriers import GatewayCarrier
-from easycluster.transport.gateway import GatewayTarget
-target = GatewayTarget(kind="ssh", host={host!r}, user={user!r}, extra_args={extra_args!r})
-client = Client()
-client._connect_by(lambda _label: GatewayCarrier(target, use_pipes=False), "relay")
-"""
 
 # The process tells who is on the far side, and has a call running there.
 BUSY = """

@@ -166,6 +166,13 @@ PROCESS_ROWS = (
     ),
     # What runs out
     Row("memory", "the worker runs out of memory (RLIMIT_AS)", ("MemoryError",), 5.0, LIVES),
+    Row(
+        "memory-argument",
+        "an argument larger than the memory of the worker",
+        ("WorkerDied",),
+        5.0,
+        "worker; reconnect() starts anew",
+    ),
     Row("oom-kill", "the kernel kills the worker for its memory", ("WorkerDied",), 5.0, "worker"),
     Row("processes", "far-side code can start no process or thread any more", ("OSError", "RuntimeError"), 5.0, LIVES),
     Row("disk", "the far side's disk is full", ("OSError",), 5.0, "half-written files"),

@@ -246,7 +246,7 @@ def command(key_file, *words):
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_cleanly(key_file, tmp_path, number):
     pidfile = tmp_path / "server.pid"
     words = command(key_file, "-P", str(pidfile), "-v")

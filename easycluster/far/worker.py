@@ -27,6 +27,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Set
 
 from easycluster.errors import ProtocolError
+from easycluster.errors import ForkedClientError
 from easycluster.far import output
 from easycluster.far.audit import AuditedSession
 from easycluster.far.fdpass import recv_packet, send_packet
@@ -37,6 +38,7 @@ from easycluster.far.root import Root
 from easycluster.far.services import SERVICES
 from easycluster.far.session import FarThread, Interrupted, NearConnection, WorkerSession, ask
 from easycluster.link.operations import Op
+from easycluster.link.pending import Pending
 from easycluster.link.streams import SocketStream, stream_from_fds
 from easycluster.objects.registry import Exports, Proxies
 from easycluster.version import VERSION
@@ -51,6 +53,9 @@ __all__ = ["Worker", "main"]
 
 # Seconds that a call which runs when the session ends gets to clean up.
 LEAVE_TIME = 0.5
+
+# Seconds until the main thread is told again that the session is over.
+TELL_AGAIN = 0.02
 
 # Seconds between attempts to interrupt a call that goes on.
 INSIST = 0.1
@@ -80,6 +85,8 @@ class Worker:
         self._linked = threading.Event()
         # Whether the keeper has ended the session, and whether the main thread is done with it.
         self._over = False
+        self._told = False
+        self._leaving = False
         self._left = threading.Event()
         self._root: Optional[Root] = None
         # Guards asynchronous exceptions: set only while the call runs, taken back when it ends.
@@ -94,6 +101,7 @@ class Worker:
         try:
             self._run()
         finally:
+            self._leaving = True
             self._left.set()
 
     def _run(self) -> None:
@@ -103,7 +111,7 @@ class Worker:
             return
         ControllerFinder(self._fetch_module).install()
         _CloudpickleFinder(self._fetch_module).install()
-        session.start_watcher()
+        session.start_watcher(self._run_refusals)
         try:
             session.send(Kind.HELLO, 0, pickle.dumps(self.hello(), 4))
         except OSError:
@@ -157,6 +165,22 @@ class Worker:
         values.connection = proxies.connection = NearConnection(session, near_name)
         self.session = session
         self._linked.set()
+
+    def after_fork(self) -> None:
+        """In a child that far-side code has forked: the links stay the parent's, whatever the child does.
+
+        Both would answer the calls otherwise, now the one and now the other.
+        """
+        descriptors = [self._control.fileno()]
+        session = self.session
+        if session is not None:
+            session.ended = ForkedClientError("only the process that was forked can talk to the near side")
+            descriptors += [session.stream.fileno(), session.stream.write_fileno()]
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in descriptors:
+            if fd >= 0:
+                os.dup2(null, fd, inheritable=False)
+        os.close(null)
 
     def serve(self, session: WorkerSession, thread: FarThread) -> None:
         """Answer what arrives for a thread, until it is stopped or the link ends."""
@@ -213,6 +237,24 @@ class Worker:
             # What was sent before is still answered; the number starts afresh afterwards.
             del self._threads[number]
         return thread.inbox
+
+    def refuse_later(self, request: int, exc: BaseException) -> None:
+        """Answer a request that no thread can be had for.  Not here: whoever reads the link must not write to it."""
+        session = self.session
+        assert session is not None
+        refusal = Pending(("refused",), False)
+        refusal.request = request
+        refusal.on_done = lambda refusal: self._refuse(refusal.request, exc)
+        session.completions.append(refusal)
+        session.wake_watcher()
+
+    def _run_refusals(self) -> None:
+        """What the watcher has to do besides reading."""
+        session = self.session
+        while session is not None and session.completions:
+            refusal = session.completions.popleft()
+            if refusal.on_done is not None:
+                refusal.on_done(refusal)
 
     def _start_thread(self, number: int) -> FarThread:
         thread = FarThread(number)
@@ -274,10 +316,14 @@ class Worker:
         if session is not None:
             session.end(EOFError())
         self._over = True
-        if not self._left.is_set():
-            # What runs may clean up; a read of a pipe that is still open returns.
-            signal.pthread_kill(self.main_thread.ident, CANCEL_SIGNAL)
-        if self._left.wait(LEAVE_TIME):
+        end = time.monotonic() + LEAVE_TIME
+        while not self._left.is_set() and time.monotonic() < end:
+            # What runs may clean up, so it is told once; a read of a pipe that is still open returns.  Python
+            # forgets a signal that comes between its last look at them and the system call: once more then.
+            if not self._told or not self.main_thread.running:
+                signal.pthread_kill(self.main_thread.ident, CANCEL_SIGNAL)
+            self._left.wait(TELL_AGAIN)
+        if self._left.is_set():
             # Exit functions run now; the template sets their end, and we do if it is gone.
             time.sleep(1.0)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -318,14 +364,19 @@ class Worker:
             self.cancelled.discard(self._refused.popleft())
         self._send_control({"kind": "cancelled", "request": request})
         # In a thread of its own: the link may be full, and this thread has to hear the next cancel.
-        threading.Thread(target=self._refuse, args=(request,), name="easycluster-refusal", daemon=True).start()
+        arguments = (request, Interrupted())
+        try:
+            threading.Thread(target=self._refuse, args=arguments, name="easycluster-refusal", daemon=True).start()
+        except (RuntimeError, MemoryError):
+            # Far-side code has used up what threads are made of.
+            self.refuse_later(*arguments)
 
-    def _refuse(self, request: int) -> None:
+    def _refuse(self, request: int, exc: BaseException) -> None:
         """Answer a call that does not run; a second answer is dropped by the near side."""
         session = self.session
         if session is not None:
             try:
-                reply, out = session.dump_failure(Interrupted())
+                reply, out = session.dump_failure(exc)
                 session.send(Kind.RAISE, request, reply, out)
             except OSError:
                 pass
@@ -344,7 +395,8 @@ class Worker:
     def _on_cancel_signal(self, _number: int, _frame: Any) -> None:
         running = self.main_thread.running
         if self._over:
-            if not self._left.is_set():
+            if not self._leaving:
+                self._told = True
                 raise Interrupted
         elif running and not self.cancelled.isdisjoint(running):
             raise Interrupted
@@ -402,6 +454,8 @@ def main(control: socket.socket, out: int, err: int, stacks: int, settings: Dict
     faulthandler.register(DUMP_SIGNAL, stacks, all_threads=True, chain=False)
     sys.argv = [""]
     worker = Worker(control, settings)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=worker.after_fork)
     code = 0
     profile = _start_profile() if settings.get("profile") else None
     try:

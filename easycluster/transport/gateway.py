@@ -399,7 +399,8 @@ class Gateway:
                 pass
         while True:
             how = self._how_it_ended()
-            if how is not None or time.monotonic() > end:
+            # Once we close it, it ends because of that, and nobody asks why any more.
+            if how is not None or self._closed or time.monotonic() > end:
                 return explain_end(self.target, how, self.words())
             time.sleep(0.005)
 

@@ -25,6 +25,7 @@ from easycluster import (
     WorkerDied,
     define_common,
 )
+from easycluster.client.monitor import Died
 
 DEFINITIONS = "contract_endings"
 
@@ -273,6 +274,28 @@ def test_closing_twice_is_closing(connect):
     with pytest.raises(ConnectionClosed) as caught:
         client.sleep(0)
     assert str(caught.value) == f"{client.peername}: the connection was closed"
+
+
+def test_a_closed_client_is_closed_even_if_its_worker_dies_of_it(connect):
+    client = connect()
+    client.close()
+    # The far side may report this just before its goodbye.
+    dead = {"signal": signal.SIGKILL, "exit_code": None, "killed": False, "last_output": "", "stack": ""}
+    client._endpoint.control.died = Died(dead)
+    with pytest.raises(ConnectionClosed, match="the connection was closed$"):
+        client.sleep(0)
+
+
+@pytest.mark.parametrize("transport", ["spawned"], indirect=True)
+def test_close_does_not_wait_to_learn_why_the_far_side_ended(connect, monkeypatch):
+    client = connect()
+    gateway = client._endpoint._carrier._gateway
+    # As if the end of the channel were seen before the close that causes it, which happens in one of a hundred.
+    monkeypatch.setattr(gateway, "_why", lambda _timeout: type(gateway)._why(gateway, 30))
+    gateway._end_seen(lambda _reason: None)
+    reporter = gateway._reporter
+    client.close()
+    assert not reporter.is_alive()
 
 
 @without_relay

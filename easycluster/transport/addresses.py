@@ -7,7 +7,7 @@ import errno
 import ipaddress
 import os
 import socket
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -95,7 +95,12 @@ def _addresses(bind: str | None, no_ipv6: bool) -> tuple[list[tuple[socket.Addre
         raise OSError(
             exc.errno, f"cannot listen on {bind!r}{hint}: {exc.strerror}; give an address of this machine"
         ) from exc
-    return list(dict.fromkeys((item[0], str(item[4][0])) for item in found)), False
+    return list(dict.fromkeys((item[0], _numeric(item[4])) for item in found)), False
+
+
+def _numeric(where: Any) -> str:
+    """Return an address of getaddrinfo as text; a link-local one is nothing without its scope id."""
+    return socket.getnameinfo(where, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
 
 
 def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from easycluster.wire.auth import CONTROL, ClientHandshake
 
-__all__ = ["KEY", "SOON", "ServerProcess", "address_number", "hear_all", "memory", "until"]
+__all__ = ["KEY", "SOON", "ServerProcess", "address_number", "children", "hear_all", "memory", "until"]
 
 KEY = bytes(range(32))
 
@@ -75,13 +76,14 @@ class ServerProcess:
         folder: Where key and log go.
         words: Further arguments.
         bind: Address to listen on.
+        hears_us: Whether a client of 127.0.0.1 may connect.
 
     Attributes:
         port: Where it listens.
         key: Its key.
     """
 
-    def __init__(self, folder, *words, bind="127.0.0.1", key=KEY):
+    def __init__(self, folder, *words, bind="127.0.0.1", key=KEY, hears_us=True):
         self.key = key
         self.key_file = folder / "lab.key"
         self.key_file.write_text(key.hex())
@@ -90,6 +92,14 @@ class ServerProcess:
         command = [sys.executable, "-m", "easycluster", "-S", "-k", str(self.key_file), "-p", "0", "-b", bind, *words]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        try:
+            self._await(hears_us)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def _await(self, hears_us):
         until(lambda: "listening on" in self.log or self._process.poll() is not None)
         assert self._process.poll() is None, self.log
         line = next(line for line in self.log.splitlines() if "listening on" in line)
@@ -97,6 +107,9 @@ class ServerProcess:
         self.address = ("127.0.0.1", self.port)
         # The one process that forks keepers; it is there before the port is announced, or soon after.
         (self.helper,) = until(lambda: children(self.pid))
+        if hears_us:
+            with self._greeted():
+                self.idle_files = self.files() - 1
 
     @property
     def log(self):
@@ -117,12 +130,35 @@ class ServerProcess:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def connections(self):
-        """Return how many connections it holds, by its descriptors: of sockets, all but those it always has."""
+        """Return how many connections and sessions it holds, by the files it has open."""
         return self.files() - self.idle_files
 
-    def note_idle(self):
-        """Take note of what it has open while nobody is connected."""
-        self.idle_files = self.files()
+    def sessions_begun(self):
+        """Return how many sessions it has ever begun, all those counted whose handshake is over; needs -v."""
+        # What it did before it answers somebody else it has done, in its one thread.
+        with self._greeted():
+            return len(re.findall(r": connected\b", self.log))
+
+    @contextlib.contextmanager
+    def _greeted(self):
+        """Say hello and be answered; the server's loop is where it was before."""
+        with self.connect() as sock:
+            sock.sendall(ClientHandshake(self.key, CONTROL, os.urandom(16)).start())
+            assert sock.recv(4, socket.MSG_WAITALL) == b"EC2S"
+            yield
+
+    @contextlib.contextmanager
+    def begins(self, count):
+        """See that exactly so many sessions begin."""
+        before = self.sessions_begun()
+        yield
+        begun = self.sessions_begun() - before
+        assert begun == count
+        self.wait_until_idle()
+
+    def wait_for_room(self):
+        """Wait while it has many sessions; it refuses the 65th."""
+        until(lambda: self.connections() < 20)
 
     def connect(self, source=None):
         """Return a connection to it, from an address of the loopback."""
@@ -148,7 +184,7 @@ class ServerProcess:
 
     def wait_until_idle(self):
         """Wait until no session and no connection is left."""
-        until(lambda: not self.processes())
+        until(lambda: not self.processes() and self.files() == self.idle_files)
 
     def close(self):
         """End it, and see that it is well until then."""

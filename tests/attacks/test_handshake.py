@@ -10,7 +10,7 @@ import socket
 
 import pytest
 from attacks.middle import DOWN, FINISH, FINISH_C, FINISH_S, HELLO, HELLO_S, UP
-from attacks.servers import KEY, address_number, hear_all, until
+from attacks.servers import KEY, address_number, hear_all
 
 from easycluster.errors import AuthenticationError, ConnectError, ConnectTimeout
 from easycluster.transport.tcp import TcpCarrier
@@ -42,6 +42,13 @@ def changed(data, bit):
     return bytes(flipped)
 
 
+@pytest.fixture
+def no_session(server):
+    """See that no session begins."""
+    with server.begins(0):
+        yield
+
+
 # ---- changed
 
 
@@ -56,44 +63,41 @@ FLIPPED = [
 @pytest.mark.parametrize(("role", "way", "number"), FLIPPED)
 def test_every_single_bit_of_the_handshake_counts(server, middle, role, way, number):
     """Each bit of each message, one after the other, between a real client and a real server."""
-    dial(middle.port).close()
+    with server.begins(1):
+        dial(middle.port).close()
     size = len(middle.wires[0].seen[way][number])
     key_id_length = middle.wires[0].seen[UP][HELLO][KEY_ID_LENGTH]
-    server.wait_until_idle()
-    for bit in range(8 * size):
-        if number == FINISH and way == DOWN:
-            # These sessions began at the server; it must not run into its limit.
-            until(lambda: len(server.processes()) < 16)
-        middle.attack = lambda message, bit=bit: (
-            changed(message.data, bit) if (message.way, message.number) == (way, number) else message.data
-        )
-        # A longer key id makes both ends wait, for bytes that never come.
-        longer = key_id_length ^ 1 << bit % 8
-        stalls = (way, number, bit // 8) == (UP, HELLO, KEY_ID_LENGTH) and key_id_length < longer <= MAX_KEY_ID
-        error = dial_in_vain(middle.port, role, 0.2 if stalls else 20.0)
-        assert isinstance(error, ConnectTimeout) == stalls, (bit, error)
+    # To a server whose last word was changed on its way, all is well; its session ends with the connection.
+    with server.begins(8 * size if (way, number) == (DOWN, FINISH) else 0):
+        for bit in range(8 * size):
+            server.wait_for_room()
+            middle.attack = lambda message, bit=bit: (
+                changed(message.data, bit) if (message.way, message.number) == (way, number) else message.data
+            )
+            # A longer key id makes both ends wait, for bytes that never come.
+            longer = key_id_length ^ 1 << bit % 8
+            stalls = (way, number, bit // 8) == (UP, HELLO, KEY_ID_LENGTH) and key_id_length < longer <= MAX_KEY_ID
+            error = dial_in_vain(middle.port, role, 0.2 if stalls else 20.0)
+            assert isinstance(error, ConnectTimeout) == stalls, (bit, error)
     assert len(middle.wires) == 1 + 8 * size
-    if (way, number) == (DOWN, FINISH):
-        return
-    # What a stranger hears is a hello, which no key went into, and in no case more.
-    for wire in middle.wires[1:]:
-        heard = b"".join(wire.seen[DOWN])
-        assert len(heard) in (0, HELLO_S)
-    server.wait_until_idle()
+    if (way, number) != (DOWN, FINISH):
+        # What a stranger hears is a hello, which no key went into, and in no case more.
+        assert {len(b"".join(wire.seen[DOWN])) for wire in middle.wires[1:]} <= {0, HELLO_S}
 
 
-def test_a_session_whose_last_word_was_changed_ends_at_the_server_too(server, middle):
+def test_a_server_whose_last_word_was_changed_is_refused_by_its_client(server, middle):
     middle.attack = lambda message: (
         changed(message.data, 9) if (message.way, message.number) == (DOWN, FINISH) else message.data
     )
-    error = dial_in_vain(middle.port)
+    with server.begins(1):
+        error = dial_in_vain(middle.port)
     assert str(error) == "lab1: the server could not prove that it holds our key; nothing was sent to it"
-    server.wait_until_idle()
 
 
 # ---- cut
 
 
+@pytest.mark.usefixtures("no_session")
 def test_a_handshake_cut_at_any_byte_by_the_client_gives_nothing(server):
     size = len(ClientHandshake(KEY, CONTROL, bytes(TOKEN_SIZE)).start())
     for end in range(size + FINISH_C):
@@ -105,7 +109,6 @@ def test_a_handshake_cut_at_any_byte_by_the_client_gives_nothing(server):
                 sock.sendall(handshake.receive(hello)[: end - size])
             sock.shutdown(socket.SHUT_WR)
             assert hear_all(sock) == b""
-    server.wait_until_idle()
 
 
 @pytest.mark.parametrize("number", [HELLO, FINISH])
@@ -120,10 +123,11 @@ def test_a_handshake_cut_at_any_byte_on_its_way_to_the_client_gives_nothing(serv
         return b""
 
     middle.attack = cut
-    for _ in range(HELLO_S if number == HELLO else FINISH_S):
-        until(lambda: len(server.processes()) < 16)
-        assert isinstance(dial_in_vain(middle.port), AuthenticationError)
-    server.wait_until_idle()
+    count = HELLO_S if number == HELLO else FINISH_S
+    with server.begins(0 if number == HELLO else count):
+        for _ in range(count):
+            server.wait_for_room()
+            assert isinstance(dial_in_vain(middle.port), AuthenticationError)
 
 
 # ---- repeated
@@ -132,22 +136,21 @@ def test_a_handshake_cut_at_any_byte_on_its_way_to_the_client_gives_nothing(serv
 @pytest.fixture
 def recorded(server, middle, connect):
     """A whole session that a stranger has written down, and that is over."""
-    client = connect(middle.port)
-    client.eval("6 * 7")
-    client.close()
-    server.wait_until_idle()
+    with server.begins(1):
+        client = connect(middle.port)
+        client.eval("6 * 7")
+        client.close()
     return middle.wires
 
 
 @pytest.mark.parametrize("role", [CONTROL, DATA])
 def test_a_recorded_session_sent_again_opens_none(server, recorded, role):
     wire = next(wire for wire in recorded if wire.role == role)
-    with server.connect() as sock:
+    with server.begins(0), server.connect() as sock:
         sock.sendall(bytes(wire.passed[UP]))
         heard = hear_all(sock)
     assert len(heard) in (0, HELLO_S)
     assert heard != wire.seen[DOWN][HELLO]
-    assert not server.processes()
 
 
 def test_a_recorded_data_connection_does_not_join_the_session_that_lives(server, middle, connect):
@@ -183,6 +186,7 @@ def test_a_server_that_repeats_what_another_said_is_refused(recorded, middle):
 # ---- sent back
 
 
+@pytest.mark.usefixtures("no_session")
 def test_a_server_that_hears_itself_closes(server):
     with server.connect() as sock, server.connect() as other:
         handshake = ClientHandshake(KEY, CONTROL, os.urandom(TOKEN_SIZE))
@@ -210,6 +214,7 @@ def test_a_client_that_hears_itself_goes(middle, number):
 # ---- moved
 
 
+@pytest.mark.usefixtures("no_session")
 @pytest.mark.parametrize("roles", [(CONTROL, CONTROL), (CONTROL, DATA), (DATA, CONTROL)])
 @pytest.mark.parametrize("number", [HELLO, FINISH])
 def test_a_message_of_another_handshake_is_refused(server, roles, number):
@@ -226,12 +231,12 @@ def test_a_message_of_another_handshake_is_refused(server, roles, number):
             sock.sendall(proof)
         assert hear_all(one) == b""
         assert hear_all(two) == b""
-    server.wait_until_idle()
 
 
 # ---- talked down
 
 
+@pytest.mark.usefixtures("no_session")
 @pytest.mark.parametrize("version", [0, VERSION + 1, 255])
 def test_another_version_in_the_clients_hello_ends_the_attempt(server, middle, version):
     middle.attack = lambda message: (
@@ -242,9 +247,9 @@ def test_another_version_in_the_clients_hello_ends_the_attempt(server, middle, v
     assert isinstance(dial_in_vain(middle.port), AuthenticationError)
     # No second attempt, in whatever older way.
     assert len(middle.wires) == 1
-    assert not server.processes()
 
 
+@pytest.mark.usefixtures("no_session")
 @pytest.mark.parametrize("version", [0, VERSION + 1, 255])
 def test_another_version_in_the_servers_hello_ends_the_attempt(middle, version):
     middle.attack = lambda message: (
@@ -279,13 +284,13 @@ REWRITTEN = {
 }
 
 
+@pytest.mark.usefixtures("no_session")
 @pytest.mark.parametrize("what", REWRITTEN)
 def test_a_hello_that_says_something_else_well_is_refused(server, middle, what):
     middle.attack = lambda message: (
         REWRITTEN[what](message.data) if (message.way, message.number) == (UP, HELLO) else message.data
     )
     assert isinstance(dial_in_vain(middle.port), AuthenticationError)
-    assert not server.processes()
 
 
 # ---- without the key
@@ -330,27 +335,27 @@ STRANGERS = {
 }
 
 
+@pytest.mark.usefixtures("no_session")
 @pytest.mark.parametrize("who", STRANGERS)
 def test_every_stranger_gets_the_same_silence(server, who):
     assert stranger(server, *STRANGERS[who]) == (b"EC2S" + bytes([VERSION]), HELLO_S, b"")
-    assert not server.processes()
 
 
 def test_the_proof_of_this_test_opens_a_session_with_the_right_key(server):
     """Else the strangers above would prove nothing."""
-    assert stranger(server, KEY)[2] == b"\0"
-    server.wait_until_idle()
+    with server.begins(1):
+        assert stranger(server, KEY)[2] == b"\0"
 
 
 def test_failures_lock_nobody_out_not_even_their_own_address(server):
     """A limit on failures by address would let a stranger behind the same address shut clients out."""
     source = address_number(77)
-    for _ in range(200):
-        with pytest.raises(AuthenticationError):
-            server.log_in(key=bytes(32), source=source)
-    sock, _keys = server.log_in(source=source)
-    sock.close()
-    server.wait_until_idle()
+    with server.begins(0):
+        for _ in range(200):
+            with pytest.raises(AuthenticationError):
+                server.log_in(key=bytes(32), source=source)
+    with server.begins(1):
+        server.log_in(source=source)[0].close()
 
 
 # ---- guessing
@@ -376,6 +381,7 @@ def test_a_server_starts_with_no_key_that_can_be_guessed(start_server, tmp_path,
     assert done.stderr.startswith(f"easycluster: key file {path} ")
 
 
+@pytest.mark.usefixtures("no_session")
 @pytest.mark.parametrize("key", [b"", b"secret", bytes(16), bytes(31), bytes(33)])
 def test_a_client_uses_no_key_that_can_be_guessed(server, key):
     """The proof that a client gives to whoever it dials lets that one try keys: 2**256 of them."""

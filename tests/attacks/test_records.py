@@ -209,7 +209,7 @@ def test_every_record_that_is_cut_short_is_no_record(server):
 
     words = frame(Kind.HELLO, 0, pickle.dumps({"lease": 30.0}, 4)) + frame(Kind.PING, 7)
     for end in range(36 + len(words)):
-        until(lambda: len(server.processes()) < 16)
+        server.wait_for_room()
         sock, keys = server.log_in()
         with sock:
             sock.sendall(Mac(keys.send).seal(0, words)[:end])

@@ -245,6 +245,8 @@ class Listener:
             times.append(self._accept_after)
         if self._keyring is not None:
             times.append(self._look_after)
+        if self._auditor.due is not None:
+            times.append(self._auditor.due)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _wake_up(self) -> None:
@@ -262,6 +264,7 @@ class Listener:
                 self._drop(pending, f"no proof within {self._limits.handshake_timeout:g} s")
         for session in [s for s in self._sessions.values() if s._end_by is not None and now >= s._end_by]:
             self._end(session)
+        self._auditor.resume(now)
         if self._reload_due:
             self._reload_due = False
             self._look_at_keys(anew=True)

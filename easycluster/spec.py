@@ -38,6 +38,8 @@ __all__ = ["ConnectionSpec", "parse_connection_spec"]
 _NOT_IN_HOST = re.compile(r"""[\s\x00-\x1f\x7f'`"$\\;&<>|(){}\[\]/@]""")
 _NOT_IN_USER = re.compile(r"""[\x00-\x1f\x7f'`";&<>|(){}:\[\]]|\s-|\\$""")
 
+_HIDDEN = "***"
+
 _YES = ("yes", "on", "true", "1")
 _NO = ("no", "off", "false", "0")
 
@@ -198,7 +200,8 @@ class _Parser:
 
     def __init__(self, text: str, custom_options: Collection[str] | bool = ()) -> None:
         self.custom_options = custom_options
-        self.shown, self.items = _split(text)
+        self.custom_names = () if isinstance(custom_options, bool) else custom_options
+        self.shown, self.items = _split(text, self.is_known)
 
     def parse(self) -> tuple[ConnectionSpec, dict[str, str]]:
         user, host, rest = self.address()
@@ -250,18 +253,23 @@ class _Parser:
             )
         return int(item.text)
 
+    def is_known(self, name: str) -> bool:
+        return name in _OPTIONS or self.custom_options is True or name in self.custom_names
+
     def option(self, item: _Item, found: dict[str, Any], custom: dict[str, str]) -> None:
         name, equals, value = item.text.partition("=")
         if not equals or not name:
             self.fail(item.position, f"{item.shown!r} is not an option", r"write name=value, and '\:' for a ':' in it")
         if name in _OPTIONS:
             field, read = _OPTIONS[name]
-        elif self.custom_options is True or (self.custom_options and name in self.custom_options):
+        elif self.is_known(name):
             field, read = name, None
+        elif item.shown == _HIDDEN:
+            self.fail(item.position, "what follows the key is not an option", r"write '\:' for a ':' in the key")
         else:
             import difflib
 
-            near = difflib.get_close_matches(name, [*_OPTIONS, *(self.custom_options or ())], 1)
+            near = difflib.get_close_matches(name, [*_OPTIONS, *self.custom_names], 1)
             advice = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(_OPTIONS)}"
             self.fail(item.position, f"unknown option {name!r}", advice)
         if field in (found if read else custom) or (field in _KEYS and _KEYS & set(found)):
@@ -290,14 +298,15 @@ class _Parser:
         raise SpecError(self.shown, position, problem, advice)
 
 
-def _split(text: str) -> tuple[str, list[_Item]]:
-    """Split at the colons; hide the key, and what follows it up to the next option: it may have a ':' in it."""
+def _split(text: str, is_known: Callable[[str], bool]) -> tuple[str, list[_Item]]:
+    """Split at the colons; hide the key, and what follows it up to the next option: it may have ':' and '=' in it."""
     items, shown, position, hide = [], "", 0, False
     address, colon, options = text.partition(":")
     for number, part in enumerate([address, *(re.split(r"(?<!\\):", options) if colon else ())]):
         name, equals, _ = part.partition("=")
-        hide = number > 0 and (name == "key" if equals else hide)
-        visible = f"{name}=***" if hide and equals else "***" if hide and part else part
+        is_option = bool(equals) and (not hide or is_known(name))
+        hide = number > 0 and (name == "key" if is_option else hide)
+        visible = f"{name}={_HIDDEN}" if hide and is_option else _HIDDEN if hide and part else part
         items.append(_Item(position, part.replace("\\:", ":") if number else part, visible))
         shown += (":" if number else "") + visible
         position = len(shown) + 1

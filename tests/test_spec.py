@@ -199,6 +199,8 @@ def test_a_wrong_spec_is_refused_with_place_and_advice(text, message):
         "h:key=s3cret:22",
         "h:key=a:s3cret",
         "h:key=s3cret:foo=1",
+        "h:key=a:s3cret=",
+        "h:key=a:x=s3cret",
         "h:key=s3cret:key=b",
         "[h:key=s3cret]",
         "-h:key=s3cret",

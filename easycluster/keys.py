@@ -102,6 +102,7 @@ def read_key_file(path: str | os.PathLike[str]) -> bytes:
             a folder where everybody can replace it.
     """
     name = os.fspath(path)
+    _check_name(name)
     try:
         # O_NONBLOCK: opening a FIFO without a writer must not wait.
         fd = os.open(name, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
@@ -135,6 +136,7 @@ def write_key_file(path: str | os.PathLike[str], key: bytes, overwrite: bool = F
     if len(key) != KEY_SIZE:
         raise KeyFileError(f"a key is {KEY_SIZE} bytes long, this one has {len(key)}; use generate_key()")
     target = Path(path)
+    _check_name(os.fspath(target))
     if target.is_dir():
         raise KeyFileError(f"{target} is a folder; name the key in it, as in: {target / 'NAME.key'}")
     _check_folders(os.fspath(target))
@@ -180,9 +182,16 @@ def decode_key(key: str | bytes) -> bytes:
     if not hasattr(hashlib, "scrypt"):
         del key, text  # reports show variables
         raise KeyFileError("this Python has no hashlib.scrypt, so it cannot use a passphrase; use a key file")
+    try:
+        passphrase = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        passphrase = None
+    if passphrase is None:
+        del key, text  # reports show variables, and the error itself would show the text
+        raise KeyFileError("the key has characters that cannot be encoded; use a key file")
     return Key(
         hashlib.scrypt(
-            text.encode("utf-8", "surrogateescape"),
+            passphrase,
             salt=_SALT,
             n=_SCRYPT_N,
             r=_SCRYPT_R,
@@ -273,6 +282,15 @@ def _hide_argument(secret: str) -> None:
         if argument == word or (argument.startswith(b"-") and argument.endswith(word)):
             ctypes.memset(position + len(argument) - len(word), ord("*"), len(word))
         position += len(argument) + 1
+
+
+def _check_name(name: str) -> None:
+    try:
+        is_possible = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        is_possible = False
+    if not is_possible:
+        raise KeyFileError(f"{name!r} is not the path of a key file: no file can have this name")
 
 
 def _check_owner_and_mode(name: str, status: os.stat_result) -> None:

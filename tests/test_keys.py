@@ -318,3 +318,17 @@ print(rest, open('/proc/self/cmdline').read().replace(chr(0), ' '))
     assert done.stdout.startswith("['after'] ")
     assert done.stdout.endswith(" after \n")
     assert done.stderr == "SECURITY WARNING: using key from command line.\n"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    assert "no file can have this name" in refusal(keys.read_key_file, name)
+    assert "no file can have this name" in refusal(keys.write_key_file, name, KEY)
+
+
+def test_a_passphrase_that_cannot_be_encoded_is_refused_without_being_shown():
+    with pytest.raises(KeyFileError) as caught:
+        keys.decode_key("secret \ud800")
+    assert "cannot be encoded" in str(caught.value)
+    assert caught.value.__context__ is None
+    assert "secret" not in repr([caught.value, [frame.frame.f_locals for frame in caught.traceback[1:]]])

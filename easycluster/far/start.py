@@ -14,7 +14,7 @@ apart from execnet's bytes; a local one writes the same line into ``folder/start
 
 ``sys.easycluster_template`` is then ``(socket, process id)``.  The template waits on the other end of that socket for a
 4-byte big-endian length and as many bytes of Python source, which it runs with ``sock`` as a global; it ends when the
-socket closes.
+socket closes.  If that comes before the source, it removes ``folder``: the near side has died.
 
 This module is shipped to the far side: standard library of Python 3.8 only.
 """
@@ -52,8 +52,8 @@ def _start(marker, folder, again):
     sys.path[:] = [entry for entry in sys.path if entry]
     sys.argv[:] = ["-c"]
     if hasattr(os, "fork"):
-        _fork_template()
-def _fork_template():
+        _fork_template(folder)
+def _fork_template(folder):
     import socket
     near, far = socket.socketpair()
     pid = os.fork()
@@ -75,6 +75,10 @@ def _fork_template():
             while len(data) < count:
                 more = far.recv(min(count - len(data), 65536))
                 if not more:
+                    if folder:
+                        for name in os.listdir(folder):
+                            os.unlink(os.path.join(folder, name))
+                        os.rmdir(folder)
                     os._exit(0)
                 data += more
             return data

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import atexit
 import contextlib
+import errno
 import os
 import random
 import re
@@ -20,6 +21,7 @@ import secrets
 import shlex
 import shutil
 import signal
+import string
 import sys
 import tempfile
 import threading
@@ -51,6 +53,12 @@ serve_channel(channel, code)
 
 # ssh binds a unix socket of at most 107 bytes: the folder, "/master", and 17 characters it adds while it makes it.
 LONGEST_FOLDER = 80
+
+# Of the name of a folder, as in tempfile's.
+NAME_CHARACTERS = string.ascii_lowercase + string.digits
+
+# What the shell and execnet leave alone.
+PLAIN = frozenset(string.ascii_letters + string.digits + "_.,:=+-@")
 
 # Seconds that the near side waits beyond the launcher's own deadline before it kills the launcher.
 WATCHDOG_MARGIN = 1.0
@@ -128,6 +136,10 @@ def open_gateway(target: GatewayTarget, *, timeout: float = 10.0) -> Gateway:
     return gateway
 
 
+# What this machine may have run out of when a process cannot be started: descriptors, processes, memory.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+
+
 class Gateway:
     """A Python process at the other end of an execnet gateway.
 
@@ -140,14 +152,15 @@ class Gateway:
     """
 
     def __init__(self, target: GatewayTarget) -> None:
-        """Prepare the private folder; :func:`open_gateway` makes gateways."""
+        """Choose the private folder; :func:`open_gateway` makes gateways."""
         self.target = target
         self.python_version: tuple[int, ...] = ()
         self.python = ""
         self.local_pid = 0
         self.far_pid = 0
-        self._folder = _make_folder()
-        self._words = os.open(self._folder / "stderr", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._folder = _choose_folder()
+        self._launched = False
+        self._words = -1  # standard error of ssh or of the local far side, a file in the folder
         self._owner = os.getpid()
         self._marker = secrets.token_hex(MARKER_BYTES)
         self._group: execnet.Group | None = None
@@ -185,7 +198,7 @@ class Gateway:
         end = time.monotonic() + timeout
         for pause in (*RETRIES, None):
             left = end - time.monotonic()
-            self._launch(self._write_ssh_settings(left), left)
+            self._launch(*self._ssh_launcher(left), left)
             try:
                 self._read_status(timeout)
             except ConnectError as exc:
@@ -194,7 +207,8 @@ class Gateway:
                 if pause is None or not was_turned_away(exc) or time.monotonic() + wait > end - 1.0:
                     raise
                 self._terminate(0.0)
-                os.ftruncate(self._words, 0)
+                if self._words >= 0:
+                    os.ftruncate(self._words, 0)
                 for name in ("status", "pid"):
                     (self._folder / name).unlink(missing_ok=True)
                 time.sleep(wait)
@@ -210,42 +224,51 @@ class Gateway:
             if program is None:
                 continue
             command = shlex.join([program, *words[1:], "-u", "-c", FIRST_STAGE, self._marker, str(self._folder)])
-            self._launch(f'{command} 2>>"$folder/stderr"', timeout)
+            self._launch(f'{command} 2>>"$folder/stderr"', b"", timeout)
             version = self._read_started(program, timeout)
             if not version:
                 return
             old.append(version)
         raise explain_failure(self.target, {"cause": "none", "versions": old, "login": True}, "", timeout)
 
-    def _write_ssh_settings(self, timeout: float) -> str:
-        """Write what the launcher is to do; returns the command that starts it."""
+    def _ssh_launcher(self, timeout: float) -> tuple[str, bytes]:
+        """The command that starts the launcher, and its settings."""
         values = [str(os.getpid()), str(timeout), self._marker, "ask" if self.target.ask else ""]
         values += _ssh_command(self.target, self._folder, self._marker, timeout)
         if any("\0" in value for value in values):
             raise ConnectError(f"{self.target}: a NUL character in the host, user or arguments", self.target.host)
-        (self._folder / "settings").write_bytes(b"".join(os.fsencode(value) + b"\0" for value in values))
         launcher = Path(__file__).with_name("launcher.py")
-        return shlex.join([sys.executable, "-I", "-S", str(launcher), str(self._folder)])
+        command = shlex.join([sys.executable, "-I", "-S", str(launcher), str(self._folder)])
+        return command, b"".join(os.fsencode(value) + b"\0" for value in values)
 
-    def _launch(self, command: str, timeout: float) -> None:
+    def _launch(self, command: str, settings: bytes, timeout: float) -> None:
         """Have execnet run a shell command as the gateway's process; bounded by the timeout and a margin."""
         import execnet
 
-        # A script in a file, because execnet splits its own arguments at "//" and blanks, and because the shell can
-        # note its process id for us: should Python hang before its first line, there is nothing else to kill it by.
-        script = self._folder / "run"
-        script.write_text(
-            f"folder={self._folder}\necho $$ >$folder/pid\nexec {command}\n", encoding="utf-8", errors="surrogateescape"
-        )
+        # The shell makes the folder, and what it becomes removes it when we are gone: there is no moment in which we
+        # could be killed and leave it behind.  It also notes its process id for us: should Python hang before its
+        # first line, there is nothing else to kill it by.
+        script = f"folder={self._folder}; "
+        if not self._launched:
+            script += "mkdir -m 700 $folder || exit 1; "
+        script += "echo $$ >$folder/pid; "
+        if settings:
+            script += f"printf %b '{_octal(settings)}' >$folder/settings; "
+        script += f"exec {command}"
+        self._launched = True
         self._group = group = execnet.Group(execmodel="thread")
         atexit.unregister(group._cleanup_atexit)  # it would hold the group for ever, and on 3.12 it fails
         watchdog = threading.Timer(timeout + (WATCHDOG_MARGIN if self.target.kind == "ssh" else 0.0), self.kill)
         watchdog.daemon = True
         watchdog.start()
         try:
-            self._gateway = group.makegateway(f"popen//python=/bin/sh {script}")
+            # Octal, because execnet splits its own arguments at "//" and blanks.
+            shell = f"""/bin/sh -c 'eval "$(printf %b "$0")"' '{_octal(os.fsencode(script))}'"""
+            self._gateway = group.makegateway(f"popen//python={shell}")
         except (OSError, EOFError) as exc:
             _reap(exc)  # it has ended or is about to, and the watchdog is still awake
+            if isinstance(exc, OSError) and exc.errno in EXHAUSTED:
+                raise  # it was never there
         except BaseException as exc:
             self.kill()
             _reap(exc)
@@ -254,6 +277,8 @@ class Gateway:
         finally:
             watchdog.cancel()
             self.local_pid = self._read_pid()
+            if self._words < 0 and self._folder.exists():
+                self._words = os.open(self._folder / "stderr", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
 
     def _read_pid(self) -> int:
         """The process id that the run script wrote, 0 if it never ran."""
@@ -472,7 +497,7 @@ class Gateway:
         try:
             size = os.fstat(self._words).st_size
             return os.pread(self._words, 4096, max(0, size - 4096)).decode("utf-8", "replace")
-        except OSError:  # closed
+        except OSError:  # not open, or closed
             return ""
 
     def kill(self) -> None:
@@ -508,7 +533,8 @@ class Gateway:
         if reporter is not None and reporter is not threading.current_thread():
             reporter.join(1.0)
         words, self._words = self._words, -1
-        os.close(words)
+        if words >= 0:
+            os.close(words)
 
     def _terminate(self, timeout: float) -> None:
         """End the execnet gateway; a send that blocks is broken by the kill."""
@@ -556,8 +582,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def _make_folder() -> Path:
-    """A private folder with a path that is short enough for ssh's socket and plain enough for execnet."""
+def _choose_folder() -> Path:
+    """A path for a private folder that is short enough for ssh's socket and plain enough for execnet.
+
+    Nobody can guess it, so nobody can make it before us.
+    """
+    name = "ec-" + "".join(secrets.choice(NAME_CHARACTERS) for _ in range(8))
     for parent in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"):
         parent = os.path.normpath(parent)
         if (
@@ -565,8 +595,13 @@ def _make_folder() -> Path:
             and len(parent) <= LONGEST_FOLDER - 12
             and os.access(parent, os.W_OK | os.X_OK)
         ):
-            return Path(tempfile.mkdtemp(prefix="ec-", dir=parent))
-    return Path(tempfile.mkdtemp(prefix="ec-"))
+            return Path(parent, name)
+    return Path(tempfile.gettempdir(), name)
+
+
+def _octal(data: bytes) -> str:
+    """Write bytes as ``printf %b`` reads them: no blank, no quote, no slash."""
+    return "".join(chr(byte) if chr(byte) in PLAIN else f"\\0{byte:03o}" for byte in data)
 
 
 def _reap(exc: BaseException) -> None:

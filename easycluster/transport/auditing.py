@@ -119,9 +119,12 @@ class Auditor:
         if packet["kind"] == "died":
             # Its last words come first.
             self._hear(session)
-            self._write_calls(session, self._heard[session].calls.unfinished())
+            unfinished = self._heard[session].calls.unfinished()
+            self._write_calls(session, unfinished)
             how = {"signal": packet.get("signal"), "exit_code": packet.get("exit_code")}
-            self._audit.write("died", **_who(session), **how)
+            # One that leaves in peace does so because its client does.
+            if unfinished or how != {"signal": None, "exit_code": 0}:
+                self._audit.write("died", **_who(session), **how)
         else:
             self._audit.write("started", **_who(session), pid=packet.get("pid"), user=_user_name(packet.get("uid")))
 

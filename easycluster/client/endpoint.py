@@ -185,6 +185,9 @@ class Endpoint:
         session.compress = self.options.compress and self._carrier.compresses_frames
         session.label = self.label
         self.session = session
+        if self.control.ended:
+            # It ended while there was no session to end with it.
+            session.end(ConnectionResetError(self.control.ended))
         try:
             message = session.wait_item(session.hello, end)
         except Expired:

@@ -85,6 +85,17 @@ class ConnectionSpec:
         """
         return _Parser(text).parse()[0]
 
+    def __copy__(self) -> ConnectionSpec:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> ConnectionSpec:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.key is not None:
+            raise TypeError(f"the spec of {self.host} is not pickled, since its key stands in it; use kf=PATH instead")
+        return super().__reduce_ex__(protocol)
+
     def __str__(self) -> str:
         text = f"{self.user}@" if self.user is not None else ""
         text += f"[{self.host}]" if ":" in self.host else self.host

@@ -66,3 +66,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         from pytest_easycluster.markers import repeat_on_each
 
         repeat_on_each(metafunc)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a test that is given a key as keys are shown everywhere: pytest writes out all that is bytes."""
+    return repr(val) if type(val).__module__ == "easycluster.keys" else None

@@ -47,7 +47,7 @@ import enum
 import hashlib
 import hmac
 import os
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, NoReturn, Optional
 
 from easycluster.errors import AuthenticationError, ConnectError, KeyFileError, RemoteProtocolError
 
@@ -140,6 +140,9 @@ class SessionKeys:
 
     def __repr__(self) -> str:
         return "<SessionKeys, hidden>"
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("session keys are not pickled")
 
 
 class _Secrets:

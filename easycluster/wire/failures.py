@@ -124,6 +124,7 @@ def rebuild(failure: Failure, loads: Callable[[bytes], Any] = pickle.loads, *, h
 
     The result is of the original type where that can be imported and is an ``Exception``; otherwise, and also for
     ``SystemExit``, ``KeyboardInterrupt`` and the like, a :class:`~easycluster.errors.RemoteError` that names the type.
+    A description that makes no sense is a RemoteError, too.
     Its cause, context, notes and group members are rebuilt likewise.  ``raise`` it outside of ``except`` blocks:
     Python would replace its context.
 
@@ -132,12 +133,21 @@ def rebuild(failure: Failure, loads: Callable[[bytes], Any] = pickle.loads, *, h
         loads: Reads what its ``dumps`` wrote; may raise any ``Exception``.
         host: Label for the file names in the traceback; ``""`` takes what the failure says.
     """
-    return _Rebuilding(failure, loads, host or failure["host"]).run()
+    try:
+        return _Rebuilding(failure, loads, host or failure["host"]).run()
+    except Exception as exc:  # noqa: BLE001  # whatever is wrong with the description, the caller's call has failed
+        broken = RemoteError(
+            f"an exception was raised on {host or 'the far side'}, but what came of it cannot be read ({exc!r})",
+            traceback_text="".join(text(failure)),
+        )
+        broken.__cause__ = exc
+        return broken
 
 
 def text(failure: Failure) -> List[str]:
     """Return the traceback as the far side's Python prints it, as from ``traceback.format_exception``."""
-    return list(failure["text"])
+    lines = failure.get("text") if isinstance(failure, dict) else None
+    return [str(line) for line in lines] if isinstance(lines, (list, tuple)) else []
 
 
 # ---- Taking apart ----

@@ -836,3 +836,21 @@ def test_every_far_python_describes_what_this_one_rebuilds(python, tmp_path):
     assert str(attribute) == "'NoneType' object has no attribute 'speed'"
     for each in group:
         assert [type(member).__name__ for member in getattr(each, "exceptions", [])] in ([], ["ValueError", "KeyError"])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda failure: None,
+        lambda failure: {},
+        lambda failure: {**failure, "nodes": []},
+        lambda failure: {**failure, "nodes": [{**failure["nodes"][0], "cause": 7}]},
+        lambda failure: {**failure, "nodes": [{**failure["nodes"][0], "suppress": None}]},
+    ],
+)
+def test_a_description_that_makes_no_sense_is_an_error_that_says_so(spoil):
+    failure = describe(raised(throw, ValueError("x")))
+    exc = rebuild(spoil(failure), host="gpu01")
+    assert type(exc) is errors.RemoteError
+    assert "raised on gpu01, but what came of it cannot be read" in str(exc)
+    assert ("ValueError: x" in exc.traceback_text) == ("text" in (spoil(failure) or ()))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from easycluster.client.client import BaseClient
 from easycluster.client.endpoint import Endpoint, Options
 from easycluster.client.monitor import HEARTBEAT, MISSED
-from easycluster.client.process import close_all
+from easycluster.client.process import close_all, weakly
 from easycluster.client.threaded import ThreadingMixin
 from easycluster.definitions import DEFAULT_MODULE, blocks_since, definitions_module, find_local_module
 from easycluster.keys import Key
@@ -200,7 +200,8 @@ class Client(BaseClient):
         def opener() -> Endpoint:
             carrier: Carrier = make_carrier(label)
             options = Options(label, self._definition_names, self._compress, self._heartbeat, self._lost_after)
-            endpoint = Endpoint(carrier, options, self, self._take_output, {"fetch_module": self._fetch_module})
+            services = {"fetch_module": weakly(self._fetch_module)}
+            endpoint = Endpoint(carrier, options, self, weakly(self._take_output), services)
             endpoint.open(self._connect_timeout)
             return endpoint
 

@@ -13,7 +13,7 @@ from easycluster.client.arrivals import Arrivals, Completion, ResponseSlot
 from easycluster.client.calls import Calls
 from easycluster.client.globals import GlobalProxy
 from easycluster.client.output import OUTPUT_TIME, Output
-from easycluster.client.process import Forked, is_ending, live, shielded, sleep_on
+from easycluster.client.process import Forked, close_when_dropped, is_ending, live, shielded, sleep_on, weakly
 from easycluster.client.response import NonblockingResponse
 from easycluster.errors import (
     CallTimeout,
@@ -28,6 +28,7 @@ from easycluster.wire import failures
 from easycluster.wire.frames import MARKED, SINGLE_THREAD, Kind
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Callable, Iterator
 
     from easycluster.client.endpoint import Endpoint
@@ -86,6 +87,7 @@ class BaseClient(Calls, Output):
         self._arrivals = Arrivals()
         self._ended_error: SessionError | None = None
         self._respawn_due = False
+        self._finalizer: weakref.finalize[Any, Any] | None = None
         live.add(self)
 
     # Where it is connected to --------------------------------------------------------------------
@@ -159,6 +161,10 @@ class BaseClient(Calls, Output):
                 raise
 
     def _use(self, endpoint: Endpoint) -> None:
+        if self._finalizer is None or endpoint is not self._endpoint:
+            if self._finalizer is not None:
+                self._finalizer.detach()
+            self._finalizer = close_when_dropped(self, endpoint)
         self._endpoint = endpoint
         self._session = session = endpoint.session
         assert session is not None  # open() has made it
@@ -541,8 +547,8 @@ class BaseClient(Calls, Output):
 
     def _watch(self, session: NearSession) -> None:
         """Have responses read although nobody waits: something waits for them in another way."""
-        session.start_watcher(self._sort_quietly)
-        session.notify_completed = self._notify_watcher
+        session.start_watcher(weakly(self._sort_quietly))
+        session.notify_completed = weakly(self._notify_watcher)
         session.wake_watcher()
 
     def _notify_watcher(self) -> None:

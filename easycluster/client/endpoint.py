@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from easycluster.client.monitor import HEARTBEAT, Control, Died, monitor
 from easycluster.client.plain import load_plain
+from easycluster.client.process import Weak
 from easycluster.client.session import NearSession
 from easycluster.errors import (
     BootstrapError,
@@ -89,6 +90,16 @@ class Options:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+class _Proxies(Proxies):
+    """The proxies of a client, each of which keeps the client; we, whom the monitor knows, do not."""
+
+    connection = Weak()
+
+
+class _Values(Values):
+    connection = Weak()
+
+
 class Endpoint:
     """One far side: a keeper, its worker and the links to both.
 
@@ -99,6 +110,8 @@ class Endpoint:
         on_output: Called with 1 or 2 and bytes of output, in the monitor's thread.
         services: What the far side may ask of this side, by name.
     """
+
+    _connection = Weak()
 
     def __init__(
         self,
@@ -176,8 +189,10 @@ class Endpoint:
         """Connect to the worker and wait for its hello."""
         remaining = max(0.1, end - time.monotonic())
         link = self._data = self._carrier.open_data(self.control, self._marker, remaining)
-        exports, proxies = Exports(), Proxies(self._connection)
-        values = Values(exports, proxies, self._connection, peer=PeerInfo(self.label, None), copies_server_objects=True)
+        exports, proxies = Exports(), _Proxies(self._connection)
+        values = _Values(
+            exports, proxies, self._connection, peer=PeerInfo(self.label, None), copies_server_objects=True
+        )
         session = NearSession(
             link.stream, values, link.send_key, link.receive_key, self.options.max_frame, services=self._services
         )

@@ -339,6 +339,8 @@ class Monitor:
         self._wake_receive.setblocking(False)
         self._wake_send.setblocking(False)
         self._thread: threading.Thread | None = None
+        # What is to be done in threads of its own; appended to by finalizers, which must not wait for anything.
+        self.errands: deque[Callable[[], object]] = deque()
         # The worker of a session whose control was removed must not be waited for by its own thread.
         self.pid = os.getpid()
 
@@ -392,6 +394,8 @@ class Monitor:
                 if self._thread is not me:
                     return
                 self._served = controls = frozenset(self._controls)
+            while self.errands:
+                threading.Thread(target=self.errands.popleft(), name="easycluster-errand", daemon=True).start()
             now = _monotonic()
             look_again = now + self.RELEASE_EVERY
             by_fd: dict[int, Control] = {}

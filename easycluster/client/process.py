@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from easycluster.client.monitor import close_monitor
+from easycluster.client.monitor import close_monitor, monitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from easycluster.client.client import BaseClient
+    from easycluster.client.endpoint import Endpoint
+    from easycluster.client.monitor import Monitor
 
-__all__ = ["Forked", "close_all", "is_ending", "live", "shielded", "sleep_on"]
+__all__ = ["Forked", "Weak", "close_all", "close_when_dropped", "is_ending", "live", "shielded", "sleep_on", "weakly"]
 
 live: weakref.WeakSet[BaseClient] = weakref.WeakSet()
 """All clients of this process."""
@@ -94,6 +97,47 @@ def shielded(function: Callable[[], None], undo: Callable[[], object] = lambda: 
         raise
     if errors:
         raise errors[0]
+
+
+class Weak:
+    """An attribute that does not keep its value alive; None once that is gone."""
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = f"_weak_{name}"
+
+    def __get__(self, instance: Any, _owner: type | None = None) -> Any:
+        ref = getattr(instance, self._name)
+        return None if ref is None else ref()
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        setattr(instance, self._name, None if value is None else weakref.ref(value))
+
+
+def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls a bound method, and does nothing once its object is gone."""
+    ref = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        found = ref()
+        return None if found is None else found(*args)
+
+    return call
+
+
+def close_when_dropped(client: BaseClient, endpoint: Endpoint) -> weakref.finalize[Any, Any]:
+    """Have a session closed when the last reference to its client is gone, as that of a socket."""
+    finalizer = weakref.finalize(client, _close_dropped, endpoint, monitor(), os.getpid())
+    finalizer.atexit = False
+    return finalizer
+
+
+def _close_dropped(endpoint: Endpoint, monitor: Monitor, pid: int) -> None:
+    # The garbage collector calls this in any thread, whatever locks that holds: nothing here waits.
+    if endpoint.closed_because or _ending or pid != os.getpid():
+        return
+    monitor.errands.append(lambda: endpoint.close("its client was dropped"))
+    monitor.wake()
+    warnings.warn(f"unclosed client of {endpoint.label}: close() it, or use it in a with block", ResourceWarning, 2)
 
 
 _ending = False

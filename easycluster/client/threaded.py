@@ -8,7 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from easycluster.client.client import BaseClient
-from easycluster.client.process import is_ending
+from easycluster.client.process import is_ending, weakly
 from easycluster.wire.frames import Kind
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class ThreadingMixin(BaseClient):
         session = self._session
         assert session is not None  # _use has set it
         session.notify_completed = session.wake_watcher
-        session.start_watcher(self._complete_quietly)
-        endpoint.control.on_idle = self._idle
+        session.start_watcher(weakly(self._complete_quietly))
+        endpoint.control.on_idle = weakly(self._idle)
 
     def _thread_number(self, threadid: int | None) -> int:
         if threadid is not None:

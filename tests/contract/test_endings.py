@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
 import socket
 import threading
 import time
+import warnings
+import weakref
 from pathlib import Path
 
 import pytest
@@ -282,7 +285,7 @@ def test_a_closed_client_is_closed_even_if_its_worker_dies_of_it(connect):
     # The far side may report this just before its goodbye.
     dead = {"signal": signal.SIGKILL, "exit_code": None, "killed": False, "last_output": "", "stack": ""}
     client._endpoint.control.died = Died(dead)
-    with pytest.raises(ConnectionClosed, match="the connection was closed$"):
+    with pytest.raises(ConnectionClosed, match=r"the connection was closed$"):
         client.sleep(0)
 
 
@@ -320,6 +323,67 @@ def test_a_client_closes_with_its_block(connect):
     with connect() as client:
         assert client.connected
     assert not client.connected
+
+
+def collect(known):
+    """Collect a client; a thread of its own may hold it for a moment."""
+    end = time.monotonic() + GONE
+    while known() is not None and time.monotonic() < end:
+        gc.collect()
+
+
+@pytest.mark.parametrize("clientclass", [Client, ThreadedClient])
+def test_a_client_that_is_dropped_is_closed_with_a_warning(transport, clientclass):
+    client = transport.open(clientclass, definitions=DEFINITIONS)
+    pids = [client.os.getpid(), client.os.getppid(), *client.start_children()]
+    thing, label, known = client.Thing(), client.peername, weakref.ref(client)
+    client.sleep(0, nonblocking=True).add_done_callback(lambda _response: None)
+    del client
+    gc.collect()
+    # A proxy is a reference to its client.
+    assert thing.get() == 1
+    del thing
+    with pytest.warns(ResourceWarning, match=f"^unclosed client of {re.escape(label)}: close"):
+        collect(known)
+    assert known() is None
+    assert wait_until_gone(pids, 5) == []
+
+
+@pytest.mark.parametrize("transport", ["tcp"], indirect=True)
+def test_a_client_that_was_closed_is_dropped_quietly(transport):
+    client = transport.open(Client, definitions=DEFINITIONS)
+    client.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        known = weakref.ref(client)
+        del client
+        gc.collect()
+    assert known() is None
+
+
+@pytest.mark.parametrize("transport", ["spawned"], indirect=True)
+def test_clients_may_be_dropped_in_any_thread_and_at_the_end_of_the_interpreter(run_client):
+    process = run_client(
+        """
+        import gc
+        def drop():
+            spawn_local().close()
+            clients = [spawn_local() for _ in range(2)]
+            print(*(dropped.os.getpid() for dropped in clients), flush=True)
+        thread = threading.Thread(target=drop)
+        thread.start()
+        thread.join()
+        gc.collect()
+        sys.stdin.read()
+        last = spawn_local()
+        last.me = last
+        """
+    )
+    pids = [int(word) for word in process.stdout.readline().split()]
+    assert len(pids) == 2
+    assert wait_until_gone(pids, 5) == []
+    out, err = process.communicate(timeout=15)
+    assert (out, err, process.returncode) == ("", "", 0)
 
 
 def descriptors():

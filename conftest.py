@@ -20,7 +20,10 @@ except ImportError:  # the example runs without the test extra
 else:
     # No deadline: on a busy machine an example now and then waits for a processor, which is no fault of the code.
     settings.register_profile("local", deadline=None, max_examples=50)
-    settings.register_profile("ci", deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+    # In CI the same examples each time: a change is judged by what it changed.
+    settings.register_profile(
+        "ci", deadline=None, max_examples=200, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 pytest_plugins = ["pytester"]

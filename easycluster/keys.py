@@ -146,6 +146,7 @@ def write_key_file(path: str | os.PathLike[str], key: bytes, overwrite: bool = F
         fd = os.open(first, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
         try:
             with open(fd, "wb") as file:
+                _give_to_owner_of(target.parent, fd)
                 file.write(key.hex().encode() + b"\n")
                 file.flush()
                 os.fsync(fd)
@@ -161,6 +162,14 @@ def write_key_file(path: str | os.PathLike[str], key: bytes, overwrite: bool = F
         advice = f"; make the folder first with: mkdir -m 700 {target.parent}" if not target.parent.exists() else ""
         raise KeyFileError(f"cannot write key file {target}: {exc.strerror}{advice}") from exc
     return True
+
+
+def _give_to_owner_of(folder: Path, fd: int) -> None:
+    """Let a key that root makes in somebody's folder, such as a service's, be that somebody's."""
+    if os.name == "posix" and os.geteuid() == 0:
+        owner = folder.stat()
+        if owner.st_uid != 0 and not owner.st_mode & stat.S_ISVTX:
+            os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
 def decode_key(key: str | bytes) -> bytes:

@@ -192,6 +192,17 @@ def test_a_link_out_of_a_folder_that_everybody_can_write_in_is_refused(key_file,
     assert "can be replaced by every user" in refusal(keys.read_key_file, tmp_path / "open" / "link")
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_key_that_root_makes_in_the_folder_of_a_service_is_the_services(tmp_path, overwrite):
+    folder = tmp_path / "keys"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 12345, 12346)
+    keys.write_key_file(folder / "lab.key", KEY, overwrite)
+    status = (folder / "lab.key").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (12345, 12346, 0o600)
+
+
 @posix
 def test_a_fifo_is_refused_and_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "lab.key", 0o600)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from easycluster.keys import add_key_options
-from easycluster.transport.listener import DEFAULT_PORT
+from easycluster.transport.addresses import DEFAULT_PORT
 from easycluster.version import VERSION
 
 __all__ = ["make_parser"]
@@ -83,7 +84,17 @@ def make_parser() -> argparse.ArgumentParser:
 
     service = parser.add_argument_group("service (systemd)")
     service.add_argument(
-        "-i", "--install", action="store_true", help="start the server with the machine, with -k, -p, -b, -N, -a and -v"
+        "-i",
+        "--install",
+        action="store_true",
+        help="start the server with the machine, with -k, -p, -b, -N, -a, -v and --audit",
+    )
+    service.add_argument(
+        "--user",
+        metavar="NAME",
+        type=_user,
+        default="easycluster",
+        help="whom -i lets the server and its sessions run as; made if missing (%(default)s)",
     )
     service.add_argument("-u", "--uninstall", action="store_true", help="stop the service and remove it")
     service.add_argument("--start", action="store_true", help="start the service; also after -i")
@@ -102,6 +113,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("files", metavar="FILE", nargs="+", help="a lab file, as pytest --ec-inventory takes it")
     return parser
+
+
+def _user(text: str) -> str:
+    if re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", text):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not a login; give one such as easycluster")
 
 
 def _port(text: str) -> int:

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from easycluster.keys import generate_key, key_from_options, read_key_file, write_key_file
-from easycluster.transport.listener import parse_allow
+from easycluster.keys import generate_key, key_from_options, write_key_file
+from easycluster.transport.addresses import parse_allow
+from easycluster.transport.keyring import KeyRing
 
 if TYPE_CHECKING:
     import argparse
@@ -20,30 +21,69 @@ __all__ = ["install", "is_installed", "start", "stop", "uninstall", "unit_text"]
 
 NAME = "easycluster"
 UNIT_PATH = Path("/etc/systemd/system/easycluster.service")
-KEY_PATH = Path("/etc/easycluster.key")
+KEYS_PATH = Path("/etc/easycluster/keys")
+HOME_PATH = Path("/var/lib/easycluster")
 
 # sd_booted(3): this directory exists if and only if systemd runs the machine.
 _BOOTED = Path("/run/systemd/system")
 
 _UNIT = """\
 # Written by: easycluster --install
-# The key is in {key_path}; clients need a copy of it.
+# The keys are in {keys_path}, a file for each client; clients need a copy of theirs.
 # It listens on {where}.
-# Sessions run any code of whoever holds the key, as the user below.
+# Sessions run any code of whoever holds a key, as the user below.
+# Change settings with: systemctl edit easycluster
 [Unit]
 Description=EasyCluster server
 After=network-online.target
 Wants=network-online.target
 
 [Service]
+Type=exec
 ExecStart={command}
-User=root
+ExecReload=/bin/kill -HUP $MAINPID
+User={user}
 WorkingDirectory=/
 Restart=on-failure
 RestartSec=2
-
+StandardOutput=journal
+StandardError=journal
+SyslogIdentifier=easycluster
+KillMode=control-group
+TimeoutStopSec=10
+UMask=0077
+{settings}
 [Install]
 WantedBy=multi-user.target
+"""
+
+# What no test needs that runs as an ordinary user: mostly what such a user may not do anyway, so
+# that a hole in the kernel or in a setuid program is out of reach too.  docs/security.md says what
+# is not here and why.
+_SETTINGS = """\
+StateDirectory={state}
+StateDirectoryMode=0700
+
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+PrivateTmp=yes
+ProtectSystem=full
+ProtectHome=yes
+ProtectProc=invisible
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+RemoveIPC=yes
+SystemCallArchitectures=native
+SystemCallFilter=~@clock @cpu-emulation @module @mount @obsolete @raw-io @reboot @swap
+SystemCallErrorNumber=EPERM
 """
 
 
@@ -51,17 +91,20 @@ def install(opts: argparse.Namespace) -> int:
     """Install the service; with ``--start`` start it as well."""
     _require_systemd("install a service")
     _require_root()
-    _require_importable()
     parse_allow(opts.allow)
-    made = _provide_key(opts)
+    given = _given_keys(opts)
+    made_user = _provide_user(opts.user)
+    _require_importable(opts.user)
+    names = _provide_keys(given, opts)
     UNIT_PATH.write_text(unit_text(opts))
     UNIT_PATH.chmod(0o644)
     _systemctl("daemon-reload")
     _systemctl("enable", "--quiet", NAME)
     print(f"installed {UNIT_PATH}")
-    print(f"key: {KEY_PATH} ({made}; copy it to the clients by a safe way, such as scp)")
+    print(f"keys: {', '.join(names)} in {KEYS_PATH}; copy each to its client by a safe way, such as scp")
+    print(f"another client: easycluster -g {KEYS_PATH}/NAME.key; to withdraw its key, delete the file")
     print(f"listens on: {_where(opts)}")
-    print("runs as: root, and so does the code of whoever holds the key")
+    print(f"runs as: {opts.user}{made_user}, and so does the code of whoever holds a key")
     if opts.start:
         return start()
     print("starts with the machine; start it now with: easycluster --start")
@@ -69,14 +112,14 @@ def install(opts: argparse.Namespace) -> int:
 
 
 def uninstall() -> int:
-    """Stop the service and remove it; the key stays."""
+    """Stop the service and remove it; keys, user and what sessions have written stay."""
     _require_systemd("uninstall a service")
     _require_root()
     _require_installed()
     _systemctl("disable", "--quiet", "--now", NAME)
     UNIT_PATH.unlink()
     _systemctl("daemon-reload")
-    print(f"removed {UNIT_PATH}; the key stays in {KEY_PATH}")
+    print(f"removed {UNIT_PATH}; the keys stay in {KEYS_PATH}")
     return 0
 
 
@@ -107,7 +150,7 @@ def is_installed() -> bool:
 
 def unit_text(opts: argparse.Namespace) -> str:
     """Return the systemd unit for a command line."""
-    command = [sys.executable, "-m", "easycluster", "-S", "-k", str(KEY_PATH), "-p", str(opts.port)]
+    command = [sys.executable, "-m", "easycluster", "-S", "-k", str(KEYS_PATH), "-p", str(opts.port)]
     if opts.bind is not None:
         command += ["-b", opts.bind]
     if opts.no_ipv6:
@@ -115,10 +158,15 @@ def unit_text(opts: argparse.Namespace) -> str:
     for entry in opts.allow:
         command += ["-a", entry]
     command += ["-v"] * opts.verbose
+    if opts.audit is not None:
+        command += ["--audit", opts.audit if opts.audit == "-" else os.path.abspath(opts.audit)]
     return _UNIT.format(
-        key_path=KEY_PATH,
+        keys_path=KEYS_PATH,
         where=_where(opts),
         command=" ".join(_quote(word) for word in command),
+        user=opts.user,
+        # Who asks for root wants what these take away.
+        settings="" if opts.user == "root" else _SETTINGS.format(state=HOME_PATH.name),
     )
 
 
@@ -136,16 +184,49 @@ def _quote(word: str) -> str:
     return word if word and not set(word) & set(" \t'\";*\\") else f'"{word}"'
 
 
-def _provide_key(opts: argparse.Namespace) -> str:
-    """Put a good key into KEY_PATH and say where it is from."""
-    key = key_from_options(opts, warn=False)
-    if key:
-        write_key_file(KEY_PATH, key, overwrite=True)
-        return f"copied from {opts.keyfile}" if opts.keyfile else "as given"
-    if write_key_file(KEY_PATH, generate_key(), opts.overwrite):
-        return "new"
-    read_key_file(KEY_PATH)
-    return "as it was"
+def _given_keys(opts: argparse.Namespace) -> dict[str, bytes]:
+    """Return the keys of the command line by the names that their files will have."""
+    if opts.keyfile is None:
+        key = key_from_options(opts, warn=False)
+        return {"lab": key} if key else {}
+    ring = KeyRing(opts.keyfile)
+    return {name: ring.key(name) for name in ring.names}
+
+
+def _provide_user(name: str) -> str:
+    """Make the user unless it is there; return what to say of it."""
+    import pwd
+
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        home = ["--home-dir", str(HOME_PATH), "--shell", shutil.which("nologin") or "/usr/sbin/nologin"]
+        _do(["useradd", "--system", "--user-group", *home, name])
+        return " (a new user)"
+    return ""
+
+
+def _provide_keys(given: dict[str, bytes], opts: argparse.Namespace) -> list[str]:
+    """Put good keys into KEYS_PATH, for the service's user; return their names."""
+    import pwd
+
+    user = pwd.getpwnam(opts.user)
+    KEYS_PATH.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    KEYS_PATH.mkdir(mode=0o700, exist_ok=True)
+    # Key files belong to whom their folder does.
+    os.chown(KEYS_PATH, user.pw_uid, user.pw_gid)
+    for name, key in given.items():
+        write_key_file(KEYS_PATH / f"{name}.key", key, overwrite=True)
+    if not given and (opts.overwrite or not any(KEYS_PATH.glob("*.key"))):
+        write_key_file(KEYS_PATH / "lab.key", generate_key(), overwrite=True)
+    for path in KEYS_PATH.glob("*.key"):
+        os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+    # As the service will read them; to root these are somebody else's.
+    program = "import sys; from easycluster.transport.keyring import KeyRing; KeyRing(sys.argv[1])"
+    done = _run_as(opts.user, program, str(KEYS_PATH))
+    if done.returncode != 0:
+        raise OSError(done.stderr.strip().splitlines()[-1].partition(": ")[2])
+    return sorted(path.stem for path in KEYS_PATH.glob("*.key"))
 
 
 def _require_systemd(what: str) -> None:
@@ -166,23 +247,52 @@ def _require_installed() -> None:
         raise OSError("the service is not installed; install it with: easycluster -i")
 
 
-def _require_importable() -> None:
-    """Refuse what would fail at the next boot: a package found only through here and now."""
-    check = subprocess.run([sys.executable, "-c", "import easycluster.cli"], cwd="/", env={}, capture_output=True)
-    if check.returncode != 0:
+def _require_importable(user: str) -> None:
+    """Refuse what would fail at the next boot: a package found only through here and now, or by root only."""
+    try:
+        failed = _run_as(user, "import easycluster.cli, easycluster.server").returncode != 0
+    except PermissionError:
+        failed = True
+    if failed:
         raise OSError(
-            f"a service could not import easycluster with {sys.executable}; "
-            "install it first with: pip install pytest-easycluster"
+            f"a service could not import easycluster with {sys.executable} as user {user}; install it first where that "
+            "user can read it, with: pip install pytest-easycluster"
         )
+    # The unit hides these from the service: ProtectHome= and PrivateTmp= in systemd.exec(5).
+    hidden = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
+    places = [os.path.realpath(sys.executable), os.path.realpath(__file__), sys.executable]
+    for place in places if user != "root" else []:
+        if place.startswith(hidden):
+            raise OSError(
+                f"a service does not see {place}; install easycluster outside of {', '.join(hidden)}, or run the "
+                "service as root with: --user root"
+            )
+
+
+def _run_as(user: str, program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of this Python as the service would."""
+    import pwd
+
+    who = pwd.getpwnam(user)
+    return subprocess.run(
+        [sys.executable, "-c", program, *words],
+        cwd="/",
+        env={},
+        user=who.pw_uid,
+        group=who.pw_gid,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+    )
 
 
 def _systemctl(*words: str) -> None:
-    done = _run(["systemctl", *words])
-    if done.returncode != 0:
-        raise OSError(f"systemctl {' '.join(words)} failed with status {done.returncode}: {done.stdout.strip()}")
+    _do(["systemctl", *words])
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def _do(command: Sequence[str]) -> None:
+    done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+    if done.returncode != 0:
+        raise OSError(f"{' '.join(command)} failed with status {done.returncode}: {done.stdout.strip()}")

@@ -90,6 +90,14 @@ class KeyRing:
         found = self._keys.get(wanted)
         return "" if found is None else found[0]
 
+    def key(self, name: str) -> bytes:
+        """Return the key of this name.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        return {each: key for each, key in self._keys.values()}[name]
+
     def look(self, anew: bool = False) -> Changes:
         """Look at the files, and read them if one has changed.
 

@@ -17,7 +17,7 @@ OPTIONS = [
     *("-g", "--generate", "-O", "--overwrite", "-k", "--keyfile", "-K", "--key"),
     *("-S", "--serve", "-p", "--port", "-b", "--bind", "-N", "--no-ipv6", "-a", "--allow", "-v", "--verbose"),
     *("-d", "--daemonize", "-P", "--pidfile", "--profile", "--version"),
-    *("-i", "--install", "-u", "--uninstall", "--start", "--stop", "--query-installed"),
+    *("-i", "--install", "-u", "--uninstall", "--start", "--stop", "--query-installed", "--user", "--audit"),
 ]
 
 

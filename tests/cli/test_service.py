@@ -22,7 +22,7 @@ def unit(*words):
 
 def exec_start(*words):
     (line,) = [line for line in unit(*words).splitlines() if line.startswith("ExecStart=")]
-    return line.removeprefix(f"ExecStart={sys.executable} -m easycluster -S -k /etc/easycluster.key ")
+    return line.removeprefix(f"ExecStart={sys.executable} -m easycluster -S -k /etc/easycluster/keys ")
 
 
 COMMANDS = [
@@ -31,6 +31,8 @@ COMMANDS = [
     (["-b", "*", "-N", "-vv"], '-p 11999 -b "*" -N -v -v'),
     (["-a", "10.0.0.0/8", "-a", "::1"], "-p 11999 -a 10.0.0.0/8 -a ::1"),
     (["-b", "fe80::1%eth0"], "-p 11999 -b fe80::1%%eth0"),
+    (["--audit", "-"], "-p 11999 --audit -"),
+    (["--audit", "/var/log/ec.log"], "-p 11999 --audit /var/log/ec.log"),
 ]
 
 
@@ -39,29 +41,58 @@ def test_the_unit_runs_the_server_with_the_options_given(words, command):
     assert exec_start(*words) == command
 
 
-def test_the_unit_states_key_and_address():
+def test_the_unit_states_keys_address_and_user():
     lines = unit("-b", "192.0.2.10", "-a", "10.0.0.0/8").splitlines()
-    assert "# The key is in /etc/easycluster.key; clients need a copy of it." in lines
+    assert "# The keys are in /etc/easycluster/keys, a file for each client; clients need a copy of theirs." in lines
+    assert "User=easycluster" in lines
+    assert "User=labrunner" in unit("--user", "labrunner").splitlines()
     assert "# It listens on port 11999 of 192.0.2.10, for 10.0.0.0/8 only." in lines
     assert "# It listens on port 11999 of every address." in unit("-b", "*").splitlines()
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_systemd_accepts_the_unit(tmp_path):
+needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+
+
+def analyze(tmp_path, *words, unit_words=()):
     path = tmp_path / "easycluster.service"
-    path.write_text(unit("-b", "*", "-a", "10.0.0.0/8", "-v"))
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(path)], capture_output=True, text=True
-    )
+    path.write_text(unit("-b", "*", "-a", "10.0.0.0/8", "-v", *unit_words))
+    return subprocess.run(["systemd-analyze", *words, str(path)], capture_output=True, text=True)
+
+
+@needs_analyze
+@pytest.mark.parametrize("user", ["easycluster", "root"])
+def test_systemd_accepts_the_unit(tmp_path, user):
+    done = analyze(tmp_path, "verify", "--man=no", "--recursive-errors=no", unit_words=["--user", user])
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+@needs_analyze
+def test_systemd_finds_little_to_complain_of(tmp_path):
+    """The threshold is what docs/security.md says, times ten."""
+    done = analyze(tmp_path, "security", "--offline=yes", "--threshold=28", "--no-pager")
+    if "unrecognized option" in done.stderr:
+        pytest.skip("needs systemd 250")
+    assert done.returncode == 0, done.stdout
+
+
+def test_root_keeps_what_root_is_wanted_for():
+    assert "NoNewPrivileges" not in unit("--user", "root")
+    assert "NoNewPrivileges=yes" in unit()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-x", "root\nExecStart=/bin/sh", "%u"])
+def test_what_is_no_login_is_a_wrong_command_line(capsys, name):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        cli.main(["-i", f"--user={name}"])
+    assert "is not a login; give one such as easycluster" in capsys.readouterr().err
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine that systemd runs, as far as files and its real offline command show."""
     monkeypatch.setattr(service, "UNIT_PATH", tmp_path / "etc/systemd/system/easycluster.service")
-    monkeypatch.setattr(service, "KEY_PATH", tmp_path / "etc/easycluster.key")
+    monkeypatch.setattr(service, "KEYS_PATH", tmp_path / "etc/easycluster/keys")
     monkeypatch.setattr(service, "_BOOTED", tmp_path / "run/systemd/system")
     for folder in ("etc/systemd/system", "run/systemd/system", "bin"):
         (tmp_path / folder).mkdir(parents=True)
@@ -74,7 +105,13 @@ def machine(tmp_path, monkeypatch):
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(service, "_require_importable", lambda: None)
+    # An account that every machine has; this Python may be out of its reach, so it is run as root.
+    run_as = service._run_as
+    monkeypatch.setattr(service, "_run_as", lambda _user, *words: run_as("root", *words))
+    monkeypatch.setattr(service, "_provide_user", lambda name: "")
+    monkeypatch.setattr(service, "_require_importable", lambda user: None)
+    options = service._given_keys
+    monkeypatch.setattr(service, "_given_keys", lambda opts: (setattr(opts, "user", "root"), options(opts))[1])
     return tmp_path
 
 
@@ -87,33 +124,54 @@ def calls(machine):
 
 @root_only
 def test_install_makes_a_key_once_and_says_where_everything_is(machine, capsys):
+    keys = machine / "etc/easycluster/keys"
     assert cli.main(["-i", "-b", "*"]) == 0
     assert capsys.readouterr().out == (
         f"installed {machine}/etc/systemd/system/easycluster.service\n"
-        f"key: {machine}/etc/easycluster.key (new; copy it to the clients by a safe way, such as scp)\n"
+        f"keys: lab in {keys}; copy each to its client by a safe way, such as scp\n"
+        f"another client: easycluster -g {keys}/NAME.key; to withdraw its key, delete the file\n"
         "listens on: port 11999 of every address\n"
-        "runs as: root, and so does the code of whoever holds the key\n"
+        "runs as: root, and so does the code of whoever holds a key\n"
         "starts with the machine; start it now with: easycluster --start\n"
     )
     assert calls(machine) == ["daemon-reload", "enable --quiet easycluster"]
-    key = read_key_file(machine / "etc/easycluster.key")
+    assert keys.stat().st_mode & 0o777 == 0o700
+    key = read_key_file(keys / "lab.key")
     assert cli.main(["-i"]) == 0
     out = capsys.readouterr().out
-    assert "(as it was; " in out
     assert "listens on: port 11999 of this machine only; install again with -b ADDRESS to let others connect" in out
-    assert read_key_file(machine / "etc/easycluster.key") == key
+    assert read_key_file(keys / "lab.key") == key
     assert cli.main(["-i", "-O"]) == 0
-    assert read_key_file(machine / "etc/easycluster.key") != key
+    assert read_key_file(keys / "lab.key") != key
 
 
 @root_only
-def test_install_copies_the_key_that_is_given(machine, tmp_path, capsys):
-    key = generate_key()
-    write_key_file(tmp_path / "lab.key", key)
-    assert cli.main(["-i", "-k", str(tmp_path / "lab.key"), "--start"]) == 0
-    assert read_key_file(machine / "etc/easycluster.key") == key
-    assert f"(copied from {tmp_path / 'lab.key'}; " in capsys.readouterr().out
+def test_install_copies_the_keys_that_are_given(machine, tmp_path, capsys):
+    given = tmp_path / "mine"
+    given.mkdir(mode=0o700)
+    for name in ("alice", "bob"):
+        write_key_file(given / f"{name}.key", generate_key())
+    keys = machine / "etc/easycluster/keys"
+    assert cli.main(["-i", "-k", str(given / "alice.key"), "--start"]) == 0
+    assert [path.name for path in keys.iterdir()] == ["alice.key"]
     assert calls(machine)[-1] == "start easycluster"
+    assert cli.main(["-i", "-k", str(given)]) == 0
+    assert read_key_file(keys / "alice.key") == read_key_file(given / "alice.key")
+    assert read_key_file(keys / "bob.key") == read_key_file(given / "bob.key")
+    assert f"keys: alice, bob in {keys}; " in capsys.readouterr().out
+
+
+@root_only
+def test_keys_that_the_service_could_not_use_are_said_before_it_tries(machine, capsys):
+    cli.main(["-i"])
+    key = machine / "etc/easycluster/keys/lab.key"
+    key.write_text("open sesame")
+    capsys.readouterr()
+    assert cli.main(["-i"]) == 1
+    assert capsys.readouterr().err == (
+        f"easycluster: key file {key} does not hold a key (64 hexadecimal digits); "
+        f"make a new one with: easycluster -O -g {key}\n"
+    )
 
 
 @root_only
@@ -125,7 +183,7 @@ def test_an_installed_service_is_found_stopped_and_removed(machine, capsys):
     capsys.readouterr()
     assert cli.main(["-u"]) == 0
     assert capsys.readouterr().out == (
-        f"removed {machine}/etc/systemd/system/easycluster.service; the key stays in {machine}/etc/easycluster.key\n"
+        f"removed {machine}/etc/systemd/system/easycluster.service; the keys stay in {machine}/etc/easycluster/keys\n"
     )
     assert calls(machine)[2:] == [
         "start easycluster",
@@ -134,7 +192,7 @@ def test_an_installed_service_is_found_stopped_and_removed(machine, capsys):
         "daemon-reload",
     ]
     assert cli.main(["--query-installed"]) == 1
-    assert (machine / "etc/easycluster.key").exists()
+    assert (machine / "etc/easycluster/keys/lab.key").exists()
 
 
 @root_only
@@ -159,7 +217,7 @@ def test_a_bad_key_or_network_leaves_nothing_installed(machine, capsys):
     assert cli.main(["-i", "-a", "gpu01"]) == 1
     assert cli.main(["-i", "-k", str(machine / "none.key")]) == 1
     assert not (machine / "etc/systemd/system/easycluster.service").exists()
-    assert not (machine / "etc/easycluster.key").exists()
+    assert not (machine / "etc/easycluster").exists()
 
 
 @pytest.mark.parametrize(
@@ -175,6 +233,7 @@ def test_without_a_service_manager_it_says_what_to_do_instead(monkeypatch, tmp_p
     )
 
 
+@root_only
 def test_a_python_that_will_not_find_the_package_is_no_base_for_a_service(monkeypatch, tmp_path):
     """What only the current folder or PYTHONPATH makes importable is gone at the next boot."""
     venv.create(tmp_path / "bare", with_pip=False)
@@ -182,7 +241,28 @@ def test_a_python_that_will_not_find_the_package_is_no_base_for_a_service(monkey
     monkeypatch.setattr(sys, "executable", python)
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     with pytest.raises(OSError, match="pip install pytest-easycluster") as caught:
-        service._require_importable()
+        service._require_importable("root")
     assert str(caught.value) == (
-        f"a service could not import easycluster with {python}; install it first with: pip install pytest-easycluster"
+        f"a service could not import easycluster with {python} as user root; install it first where that user can "
+        "read it, with: pip install pytest-easycluster"
     )
+
+
+@root_only
+def test_a_python_that_the_user_may_not_run_is_no_base_for_a_service(monkeypatch, tmp_path):
+    tmp_path.chmod(0o700)
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(OSError, match="as user nobody; install it first where that user can read it"):
+        service._require_importable("nobody")
+
+
+@root_only
+def test_a_place_that_the_unit_hides_is_no_base_for_a_service(monkeypatch):
+    done = subprocess.CompletedProcess([], 0, "", "")
+    monkeypatch.setattr(service, "_run_as", lambda *words: done)
+    monkeypatch.setattr(sys, "executable", "/home/alice/venv/bin/python")
+    with pytest.raises(OSError, match=r"^a service does not see /home/alice/venv/bin/python; install easycluster out"):
+        service._require_importable("easycluster")
+    service._require_importable("root")

@@ -31,6 +31,9 @@ _monotonic = time.monotonic
 
 def serve_channel(channel: Any, bundle: bytes) -> None:
     """Be the keeper of an execnet gateway: runs in its main thread until the session ends."""
+    if hasattr(signal, "alarm"):
+        # Of the first stage; from now on there is the lease.
+        signal.alarm(0)
     become_subreaper()
     template, pid = sys.easycluster_template  # type: ignore[attr-defined]  # set by the first stage
     source = bundle + b"\nfrom easycluster.far.template import serve\nserve(sock)\n"

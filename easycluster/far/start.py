@@ -12,6 +12,8 @@ apart from execnet's bytes; a local one writes the same line into ``folder/start
 
     marker SPACE version SPACE process id SPACE hex of sys.executable NEWLINE
 
+It has 60 s until the keeper's bundle is there: on a link that falls silent meanwhile, sshd would let it wait for hours.
+
 ``sys.easycluster_template`` is then ``(socket, process id)``.  The template waits on the other end of that socket for a
 4-byte big-endian length and as many bytes of Python source, which it runs with ``sock`` as a global; it ends when the
 socket closes.  If that comes before the source, it removes ``folder``: the near side has died.
@@ -49,6 +51,9 @@ def _start(marker, folder, again):
             os.execvp("sh", ["sh", "-c", 'eval "$0"'] + again)
         sys.stdin.readline()
         os._exit(1)
+    import signal
+    if hasattr(signal, "alarm"):
+        signal.alarm(60)
     sys.path[:] = [entry for entry in sys.path if entry]
     sys.argv[:] = ["-c"]
     if hasattr(os, "fork"):

@@ -126,7 +126,8 @@ class Host:
         self.run("ip", "link", "set", "eth0", "down")
 
     def mend(self) -> None:
-        """Plug the cable in again."""
+        """Plug the cable in again, and let everything pass."""
+        self.heal()
         self.run("ip", "link", "set", "eth0", "up")
 
     def fall_silent(self) -> None:
@@ -139,11 +140,34 @@ class Host:
 
     def reset(self) -> None:
         """Answer every TCP packet with a reset to whoever sent it."""
-        self.filter("meta l4proto tcp reject with tcp reset", "meta l4proto tcp reject with tcp reset")
+        rule = "meta l4proto tcp tcp flags & rst == 0 reject with tcp reset"
+        self.filter(rule, rule)
 
     def drop_large(self, size: int) -> None:
         """Drop packets of more bytes than ``size``, without the message that would tell the sender."""
         self.filter(f"meta length > {size} drop", f"meta length > {size} drop")
+
+    def break_after(self, count: int, verdict: str = "drop") -> None:
+        """Let so many bytes of ours arrive; a verdict is on what comes then."""
+        self.filter(f"quota over {count} bytes {verdict}", "")
+
+    def slow_down(self) -> None:
+        """Let through 30 MB in a second in either direction, and drop what is above."""
+        rule = "limit rate over 30 mbytes/second burst 1 mbytes drop"
+        self.filter(rule, rule)
+
+    def forget_connections(self) -> None:
+        """Kill whoever holds a TCP connection, listeners excepted, as a restart of the host would."""
+        held = {line.split()[9] for line in self._tcp() if line.split()[3] == "01"}
+        for pid in self.inside():
+            with contextlib.suppress(OSError):
+                targets = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+                if targets & {f"socket:[{inode}]" for inode in held}:
+                    os.kill(pid, signal.SIGKILL)
+        _wait(lambda: all(line.split()[3] != "01" for line in self._tcp()), "the end of connections")
+
+    def _tcp(self) -> list[str]:
+        return Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
 
     def filter(self, incoming: str, outgoing: str) -> None:
         """Replace the rules for what comes in and what goes out, lo excepted; "" lets everything pass."""
@@ -182,11 +206,6 @@ class Host:
         wanted = f":{port:04X} 00000000:0000 0A"
         _wait(lambda: wanted in Path(f"/proc/{self.pid}/net/tcp").read_text(), f"port {port}")
 
-    def tcp_sockets(self) -> list[str]:
-        """Connections of the host that are not over, as the kernel lists them: ``local remote state``."""
-        lines = Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
-        return [" ".join(line.split()[1:4]) for line in lines if line.split()[3] not in ("0A", "06", "07")]
-
     def close(self) -> None:
         """End every process of the host; the kernel removes the namespace and the cable with the last one."""
         for process in self._children:
@@ -195,14 +214,15 @@ class Host:
             if process.stdout is not None:
                 process.stdout.close()
             process.wait()
-        while pids := self._inside():
+        while pids := self.inside():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         _wait(lambda: not Path(f"/sys/class/net/{self.device}").exists(), "the end of a namespace")
         self._lock.close()
 
-    def _inside(self) -> list[int]:
+    def inside(self) -> list[int]:
+        """Every process of the host."""
         found = []
         for entry in os.listdir("/proc"):
             with contextlib.suppress(OSError):

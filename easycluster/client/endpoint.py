@@ -22,6 +22,7 @@ from easycluster.errors import (
     ConnectionClosed,
     ConnectionLost,
     ConnectTimeout,
+    EasyClusterError,
     ProtocolError,
     SessionError,
     WorkerDied,
@@ -166,8 +167,12 @@ class Endpoint:
             ):
                 raise self._did_not_come_up(timeout)
             self._open_data(end, timeout)
-        except BaseException:
+        except BaseException as exc:
             self.close(ConnectionClosed("the session did not come up", self.label), timeout=0.5)
+            if isinstance(exc, OSError) and not isinstance(exc, EasyClusterError):
+                # This machine has no descriptor, process or memory left for it.
+                text = f"{self.label}: the session did not come up: {exc.strerror or exc}"
+                raise ConnectError(text, self.label) from exc
             raise
 
     def _settings(self) -> dict[str, Any]:

@@ -76,13 +76,18 @@ class WorkerSession(PeerSession):
 
     def route(self, message: Frame) -> Optional[Waiter]:
         """Return the inbox of the thread that a message is for."""
-        kind, flags, _request, number, _body, _buffers = message
+        kind, flags, request, number, _body, _buffers = message
         if kind == Kind.GOODBYE:
             self.end(EOFError())
             return None
         if number == 0 or flags & NESTED or kind == Kind.RELEASE:
             return self.worker.main_thread.inbox
-        return self.worker.thread(number, stop=kind == Kind.STOP_THREAD)
+        try:
+            return self.worker.thread(number, stop=kind == Kind.STOP_THREAD)
+        except (RuntimeError, MemoryError) as exc:
+            # There are as many threads as the system allows.
+            self.worker.refuse_later(request, exc)
+            return None
 
     def begin(self, request: int) -> None:
         """Note that ``request`` runs in this thread; refuse it if it was cancelled already."""
@@ -128,6 +133,7 @@ class WorkerSession(PeerSession):
         except BaseException as exc:  # noqa: BLE001 - whatever it is, the caller gets it
             self.finish(request)
             kind = _RAISE
+            value = exc
             reply, out = self.dump_failure(exc)
         if output.unseen:
             flags, mark = self.mark()
@@ -138,6 +144,8 @@ class WorkerSession(PeerSession):
             self.send(kind, request, reply, out)
         # Not earlier: with the value may go the last proxy for an object that the answer brings back.
         del value
+        if self.items.kept:
+            self.items.kept.pop(request, None)
 
     def answer_here(self, message: Frame) -> None:
         """Answer in a thread that waits for the near side, perhaps one that user code has started."""

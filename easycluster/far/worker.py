@@ -26,8 +26,7 @@ from _thread import allocate_lock, get_ident
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Set
 
-from easycluster.errors import ProtocolError
-from easycluster.errors import ForkedClientError
+from easycluster.errors import ForkedClientError, ProtocolError
 from easycluster.far import output
 from easycluster.far.audit import AuditedSession
 from easycluster.far.fdpass import recv_packet, send_packet
@@ -176,11 +175,16 @@ class Worker:
         if session is not None:
             session.ended = ForkedClientError("only the process that was forked can talk to the near side")
             descriptors += [session.stream.fileno(), session.stream.write_fileno()]
+        descriptors = [fd for fd in descriptors if fd >= 0]
+        # First this: there may be no descriptor left for the null device.
+        for fd in set(descriptors):
+            os.close(fd)
         null = os.open(os.devnull, os.O_RDWR)
         for fd in descriptors:
-            if fd >= 0:
+            if fd != null:
                 os.dup2(null, fd, inheritable=False)
-        os.close(null)
+        if null not in descriptors:
+            os.close(null)
 
     def serve(self, session: WorkerSession, thread: FarThread) -> None:
         """Answer what arrives for a thread, until it is stopped or the link ends."""

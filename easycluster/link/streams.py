@@ -108,7 +108,12 @@ class PipeStream(Stream):
         """Tell the peer that no more comes.  A read here goes on until the peer ends too."""
         # Closing a descriptor that another thread reads from would hand its number to a stranger.
         # The null device takes its place: the peer sees the end of its stream at once.
-        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+        except OSError:
+            # There is no descriptor left.  Nobody can write to a pipe's end for reading either.
+            os.dup2(self._read_fd, self._write_fd, inheritable=False)
+            return
         try:
             os.dup2(null, self._write_fd, inheritable=False)
         finally:

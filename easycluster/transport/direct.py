@@ -118,11 +118,27 @@ def _overlap(seen: bytes, marker: bytes) -> int:
     return max(count for count in range(len(marker)) if seen.endswith(marker[:count]))
 
 
+def _two_pipes() -> tuple[int, int, int, int]:
+    """Return what the far side reads, what we read, what it writes and what we write."""
+    far_read, write_fd = os.pipe()
+    try:
+        read_fd, far_write = os.pipe()
+    except OSError:
+        os.close(far_read)
+        os.close(write_fd)
+        raise
+    return far_read, read_fd, far_write, write_fd
+
+
 def open_local_pipes(host: str, path: str) -> DataPipes:
     """Hand two pipes to the listener at a unix socket on this machine."""
-    far_read, write_fd = os.pipe()
-    read_fd, far_write = os.pipe()
+    # First, because pipes would be left behind if there were no descriptor for it.
     connection = socket.socket(socket.AF_UNIX)
+    try:
+        far_read, read_fd, far_write, write_fd = _two_pipes()
+    except OSError:
+        connection.close()
+        raise
     pipes = DataPipes(host, read_fd, write_fd, connection=connection)
     try:
         connection.settimeout(5.0)
@@ -143,9 +159,12 @@ def open_ssh_pipes(host: str, ssh: str, master: str, python: str, path: str) -> 
     command = [ssh, "-T", "-S", master, "-F", os.devnull, "-o", "ControlMaster=no", "-o", "BatchMode=yes"]
     # A session that the master cannot open makes ssh connect anew, by itself and without the user's configuration.
     command += ["-o", "ProxyCommand=false", "-o", "LogLevel=ERROR", "--", host, far_command]
-    far_read, write_fd = os.pipe()
-    read_fd, far_write = os.pipe()
     errors = tempfile.TemporaryFile()  # noqa: SIM115  # DataPipes closes it
+    try:
+        far_read, read_fd, far_write, write_fd = _two_pipes()
+    except OSError:
+        errors.close()
+        raise
     pipes = DataPipes(host, read_fd, write_fd, errors=errors)
     try:
         pipes._process = subprocess.Popen(

@@ -174,7 +174,28 @@ PROCESS_ROWS = (
         "worker; reconnect() starts anew",
     ),
     Row("oom-kill", "the kernel kills the worker for its memory", ("WorkerDied",), 5.0, "worker"),
-    Row("processes", "far-side code can start no process or thread any more", ("OSError", "RuntimeError"), 5.0, LIVES),
+    Row(
+        "processes",
+        "far-side code can start no process or thread any more",
+        ("BlockingIOError", "RuntimeError"),
+        5.0,
+        LIVES,
+    ),
+    Row(
+        "fork-bomb",
+        "far-side code becomes a fork bomb of 40 processes, some in sessions of their own, with a deadline",
+        ("CallTimeout",),
+        1.0,
+        "every process of the bomb, when the session ends",
+        condition="from the deadline",
+    ),
+    Row(
+        "far-fork",
+        "far-side code forks, and parent and child both return",
+        (NOTHING,),
+        1.0,
+        "the child ends where it would answer",
+    ),
     Row("disk", "the far side's disk is full", ("OSError",), 5.0, "half-written files"),
     Row(
         "far-files",
@@ -187,7 +208,7 @@ PROCESS_ROWS = (
     Row(
         "near-files",
         "the near side has no file descriptor left",
-        ("ConnectError", "OSError"),
+        ("ConnectError",),
         5.0,
         "sessions live; what a failed connect had opened",
         peers=Peers("fine once freed", "fine once freed", "fine once freed", "fine once freed"),

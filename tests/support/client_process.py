@@ -16,15 +16,15 @@ __all__ = ["run_client"]
 
 @pytest.fixture
 def run_client(request, transport, tmp_path):
-    """Start a Python that has ``client``, a session over the transport; return the process.
+    """Start a Python that has ``client``, a session over the transport, and ``another()`` for more; return the process.
 
     ``CODE`` of the test module are its definitions.
     """
     opener = {
-        "tcp": lambda: f"client = Client(bytes.fromhex({transport.key.hex()!r}), '127.0.0.1', {transport.server.port})",
-        "spawned": lambda: "client = spawn_local()",
+        "tcp": lambda: f"return Client(bytes.fromhex({transport.key.hex()!r}), '127.0.0.1', {transport.server.port})",
+        "spawned": lambda: "return spawn_local()",
         "ssh": lambda: (
-            f"client = Client(host={transport.sshd.host!r}, ssh=True, extra_args={transport.sshd.extra_args!r})"
+            f"return Client(host={transport.sshd.host!r}, ssh=True, extra_args={transport.sshd.extra_args!r})"
         ),
         "relay": lambda: RELAY.format(
             host=transport.sshd.host, user=getpass.getuser(), extra_args=transport.sshd.extra_args
@@ -37,7 +37,8 @@ def run_client(request, transport, tmp_path):
         script.write_text(
             "import os, signal, sys, threading, time\n"
             "from easycluster import *\nfrom easycluster.server import spawn_local\n"
-            f"define_common({getattr(request.module, 'CODE', '')!r})\n{opener}\n{textwrap.dedent(code)}"
+            f"define_common({getattr(request.module, 'CODE', '')!r})\n"
+            f"def another():\n{textwrap.indent(opener, '    ')}\nclient = another()\n{textwrap.dedent(code)}"
         )
         process = subprocess.Popen(
             [sys.executable, str(script)],
@@ -63,4 +64,5 @@ from easycluster.transport.gateway import GatewayTarget
 target = GatewayTarget(kind="ssh", host={host!r}, user={user!r}, extra_args={extra_args!r})
 client = Client()
 client._connect_by(lambda _label: GatewayCarrier(target, use_pipes=False), "relay")
+return client
 """

@@ -185,13 +185,23 @@ class BaseClient(Calls, Output):
         session = self._session
         if session is not None and session.ended is None:
             return session
-        if self._respawn_due:
+        if self._must_replace():
             with self._lock:
-                if self._respawn_due:
+                if self._must_replace():
                     self._replace_worker()
-                    assert self._session is not None
-                    return self._session
+                # Perhaps by another thread.
+                session = self._session
+                if session is not None and session.ended is None:
+                    return session
         raise self._why_unusable()
+
+    def _must_replace(self) -> bool:
+        """Whether the worker was killed for us: a call could not be stopped at its deadline, its cancel or Ctrl-C."""
+        endpoint = self._endpoint
+        if endpoint is None or self.connected or not endpoint.keeper_lives:
+            return False
+        died = endpoint.control.died
+        return self._respawn_due or (died is not None and died.killed)
 
     def _why_unusable(self) -> Exception:
         if self._ended_error is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from easycluster import CallCancelled, Client, RemoteError, callback, define_common
+from easycluster import CallCancelled, Client, RemoteError, WorkerDied, callback, define_common
 
 DEFINITIONS = "contract_interrupts"
 
@@ -43,6 +43,15 @@ define_common(
             time.sleep(30)
         finally:
             ended.set()
+
+    def swallow_everything():
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            try:
+                print("here I am")
+                time.sleep(1)
+            except BaseException:
+                pass
 
     def say(text):
         print(text)
@@ -262,6 +271,32 @@ def test_a_far_side_that_was_interrupted_itself_answers_with_an_error(client):
     with pytest.raises(RemoteError, match="KeyboardInterrupt"):
         client.eval("signal.raise_signal(signal.SIGINT)", origexc="quiet")
     assert client.same(1) == 1
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "cancel"])
+def test_a_call_that_could_not_be_stopped_costs_the_worker_and_no_later_call(connect, alarm, how):
+    alarm.longest = 1000.0
+    client = connect()
+    client._endpoint.cancel_grace = 0.2
+    pid = client.os.getpid()
+    holding, main = threading.Event(), threading.main_thread().ident
+    if how == "cancel":
+        client.on_output = lambda _stream, _text: holding.set()
+        response = client.swallow_everything(nonblocking=True)
+        assert holding.wait(10)
+        assert response.cancel()
+    else:
+        client.on_output = lambda _stream, _text: signal.pthread_kill(main, signal.SIGUSR1)
+        with alarm:
+            client.swallow_everything()
+    # A call that is made meanwhile waits behind it and dies with it, those after that find a fresh worker.
+    assert client._endpoint.control.wait_for(lambda: client._endpoint.control.died is not None, 20)
+    end = time.monotonic() + 5
+    while client.connected and time.monotonic() < end:
+        with contextlib.suppress(WorkerDied):
+            client.same(0)
+    assert client.same(1) == 1
+    assert client.os.getpid() != pid
 
 
 # Seconds that opening, replacing and closing a session take, about, and how many of them are interrupted.

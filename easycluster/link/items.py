@@ -91,10 +91,15 @@ class ItemSource:
 
     Args:
         session: The session.
+
+    Attributes:
+        kept: By request, items with objects of the peer in them.  With an item may go the last proxy for
+            one, and what tells the peer so would overtake the item.  Whoever sends the answer forgets them.
     """
 
     def __init__(self, session: Any) -> None:
         self._session = session
+        self.kept: Dict[int, List[Any]] = {}
         # What a generator raised behind items that went out first, by its number.
         self._failures: Dict[int, BaseException] = {}
         self._flusher: Optional[_Flusher] = None
@@ -112,7 +117,8 @@ class ItemSource:
         failure = self._failures.pop(oid, None)
         if failure is not None:
             raise failure
-        batch = _Batch(session, session.inside.get(get_ident(), 0))
+        request = session.inside.get(get_ident(), 0)
+        batch = _Batch(session, request)
         more = True
         begin = now = _monotonic()
         try:
@@ -123,7 +129,10 @@ class ItemSource:
                 if item.__class__ in _PLAIN:
                     batch.add(item, len(item) if item.__class__ is str else 8)
                 else:
-                    batch.add_pickle(*session.values.dumps(item, "item"))
+                    data, buffers = session.values.dumps(item, "item")
+                    if b"own_object" in data:
+                        self.kept.setdefault(request, []).append(item)
+                    batch.add_pickle(data, buffers)
                 del item
                 now = _monotonic()
         except StopIteration:

@@ -166,6 +166,7 @@ class PeerSession(Session):
             except BaseException as exc:  # noqa: BLE001 - whatever it is, the caller gets it
                 self.finish(request)
                 kind = Kind.RAISE
+                value = exc
                 reply, out = self.dump_failure(exc)
             # While we are inside: others count as ours what was written meanwhile.
             flags, mark = self.mark()
@@ -178,6 +179,8 @@ class PeerSession(Session):
         self.send(kind, request, reply, out, mark, flags)
         # Not earlier: with the value may go the last proxy for an object that the answer brings back.
         del value
+        if self.items.kept:
+            self.items.kept.pop(request, None)
 
     def release(self, body: bytes) -> None:
         """Give up exported objects that the peer has no proxies for any more."""

@@ -11,11 +11,13 @@ import pytest
 from support.joined_sessions import KEYS, ask, ask_for, joined
 
 from easycluster.errors import LocalProtocolError
+from easycluster.link.items import load_entry
 from easycluster.link.operations import Op
 from easycluster.link.pending import Expired
 from easycluster.link.streams import SocketStream
 from easycluster.objects.exports import ServerObject
 from easycluster.transport.memory import memory_pair
+from easycluster.wire import failures
 from easycluster.wire.frames import Kind
 
 # How long anything that must happen may take, in seconds.
@@ -60,6 +62,18 @@ class Tools:
 
     def thread(self):
         return threading.current_thread().name
+
+    def give_back(self, *things):
+        left = list(things)
+
+        def items():
+            while left:
+                yield left.pop()
+
+        return items()
+
+    def fail_with(self, thing):
+        raise LookupError(thing)
 
 
 @pytest.fixture(params=["trusted", "authenticated"])
@@ -263,6 +277,42 @@ def test_references_in_an_answer_that_nobody_wants_are_given_back(ends):
     ask(near, "echo", None)
     ask(near, "echo", None)
     assert len(far.values.exports) == 0
+
+
+def take_all(near):
+    """Take what came before an answer, as a thread of its own does on a near side."""
+    while near.inbox.items:
+        near.answer(near.inbox.items.popleft())
+
+
+def test_an_item_that_holds_the_last_reference_arrives_before_it_is_given_back(ends):
+    near, far = ends
+    things = [Thing(number) for number in range(3)]
+    generator = ask(near, "give_back", *things)
+    for count in (2, 1):
+        pending = near.request((Op.ITEMS, generator._oid, count))
+        message = near.wait_item(pending)
+        take_all(near)
+        entries, _more, _seconds = near.load(message)
+        for entry in entries:
+            assert load_entry(near.values, entry) is things.pop()
+    ask(near, "echo", None)
+    ask(near, "echo", None)
+    take_all(near)
+    assert len(near.values.exports) == 0
+    assert far.items.kept == {}
+
+
+def test_an_exception_that_holds_the_last_reference_arrives_before_it_is_given_back(ends):
+    near, _far = ends
+    thing = Thing(1)
+    message = near.wait_item(near.request((Op.CALL, "fail_with", (thing,))))
+    take_all(near)
+    assert failures.rebuild(near.load(message), near.values.loads).args == (thing,)
+    ask(near, "echo", None)
+    ask(near, "echo", None)
+    take_all(near)
+    assert len(near.values.exports) == 0
 
 
 # The end ---------------------------------------------------------------------------------------------

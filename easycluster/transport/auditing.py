@@ -140,7 +140,7 @@ class Auditor:
             "ended",
             **_who(session),
             why=why,
-            seconds=round(time.time() - session.started, 3),
+            seconds=round(time.monotonic() - session.started, 3),
             calls=calls.count,
             bytes_received=calls.bytes_received,
             bytes_sent=calls.bytes_sent,

@@ -90,7 +90,7 @@ class Session:
     Attributes:
         peer: The client's address and port.
         key_id: Which key it proved, as the client calls it; ``""`` for the only one.
-        started: When, by ``time.time``.
+        started: When, by ``time.monotonic``.
         key_name: What the server calls the key, ``""`` if it was given without a name.
         id: Names the session in the audit log.
     """
@@ -435,7 +435,7 @@ class Listener:
             keeper = self._spawner.spawn()
             key_id, token = name
             shown_id = key_id.decode("ascii", "replace")
-            session = Session(pending.peer, shown_id, time.time(), keeper, token, self._name(key_id))
+            session = Session(pending.peer, shown_id, time.monotonic(), keeper, token, self._name(key_id))
             try:
                 pipe = self._auditor.open_pipe(session)
             except OSError:

@@ -59,6 +59,14 @@ LINK_ROWS = (
         transports=("tcp", "ssh"),
     ),
     Row(
+        "black-hole",
+        "large packets vanish on the way (MTU), in a call with a deadline",
+        ("CallTimeout", "ConnectionLost"),
+        5.0,
+        "nothing is lost",
+        transports=("tcp", "ssh"),
+    ),
+    Row(
         "link-cut",
         "the cable is pulled: idle, in a call, in the middle of much data",
         ("ConnectionLost",),
@@ -141,7 +149,7 @@ LINK_ROWS = (
     ),
     Row(
         "lossy",
-        "30 % loss and 200 ms round trips",
+        "5 % loss, round trips of 50 ms and reordering, with --long also 30 % and 200 ms",
         (NOTHING,),
         None,
         transports=("tcp", "ssh"),

@@ -7,12 +7,12 @@ import hashlib
 import time
 
 import pytest
-from faults.outcome import LONG
 from support.links import FarHost, far_host
 from support.netns import require_netns
 from support.sshd import require_sshd
 
 from easycluster import ConnectionLost, define_common
+from faults.outcome import LONG
 
 __all__ = ["far_host"]
 

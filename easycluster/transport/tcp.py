@@ -81,6 +81,9 @@ class TcpCarrier:
             sock = socket.create_connection((self._host, self._port), timeout)
         except socket.gaierror as exc:
             raise HostNotFound(f"{where}: the name does not resolve: {exc.strerror}", self._host) from exc
+        except UnicodeError as exc:
+            # Python makes a name ASCII before it asks for it, and refuses parts of 0 or of more than 63 bytes.
+            raise HostNotFound(f"{where}: this is no host name: a part of it is empty or too long", self._host) from exc
         except TimeoutError as exc:
             raise ConnectTimeout(f"{where}: no answer within {timeout:g} s", self._host) from exc
         except ConnectionRefusedError as exc:

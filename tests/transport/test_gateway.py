@@ -448,9 +448,11 @@ def test_permission_denied(ssh_target):
     assert "Permission denied" in error.details
 
 
-def test_host_that_accepts_and_never_speaks(ssh_target):
+@pytest.mark.fault("prompt", transport="ssh")
+def test_host_that_accepts_and_never_speaks(ssh_target, outcome):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         error, took = fail_to_open(ssh_target(port=silent.getsockname()[1]), timeout=1.5)
+    outcome.saw(type(error).__name__, took)
     assert type(error) is ConnectTimeout
     assert error.message == "127.0.0.1: no answer within 1.5 s"
     assert took < 2.5
@@ -560,9 +562,12 @@ def test_host_that_would_be_an_option_is_refused(values, ssh_target):
 
 
 @pytest.mark.parametrize("timeout", [1.5])
-def test_start_up_file_that_waits(timeout, sshd_factory):
+@pytest.mark.fault("prompt", transport="ssh")
+def test_start_up_file_that_waits(timeout, sshd_factory, outcome):
     server = sshd_factory("ForceCommand echo Please wait; sleep 60")
     error, took = fail_to_open(GatewayTarget(kind="ssh", host=server.host, extra_args=server.extra_args), timeout)
+    outcome.saw(type(error).__name__, took)
+    outcome.cleaned("ssh; nothing asks at the terminal")
     assert type(error) is BootstrapError
     assert error.message == (
         "127.0.0.1: logged in, but no Python answered within 1.5 s;"
@@ -572,7 +577,8 @@ def test_start_up_file_that_waits(timeout, sshd_factory):
     assert took < 2.5
 
 
-def test_noisy_start_up_file_does_no_harm(sshd_factory):
+@pytest.mark.fault("noise", transport="ssh")
+def test_noisy_start_up_file_does_no_harm(sshd_factory, outcome):
     server = sshd_factory('ForceCommand seq 1 5000; echo oops >&2; printf "no newline"; eval "$SSH_ORIGINAL_COMMAND"')
     gateway = open_gateway(GatewayTarget(kind="ssh", host=server.host, extra_args=server.extra_args))
     talk = Talk(gateway)
@@ -580,12 +586,15 @@ def test_noisy_start_up_file_does_no_harm(sshd_factory):
     assert gateway.words() == "oops\n"
     pipes = gateway.open_data(talk.ask(b"listen " + MARKER).decode(), MARKER)
     assert echo(pipes, b"hello") == b"hello"
+    outcome.saw()
     gateway.close()
 
 
-def test_start_up_file_that_never_stops_printing(sshd_factory):
+@pytest.mark.fault("noise", transport="ssh")
+def test_start_up_file_that_never_stops_printing(sshd_factory, outcome):
     server = sshd_factory("ForceCommand yes Welcome")
     error, took = fail_to_open(GatewayTarget(kind="ssh", host=server.host, extra_args=server.extra_args))
+    outcome.saw(type(error).__name__, took)
     assert type(error) is BootstrapError
     assert error.message == (
         "127.0.0.1: logged in, but its start-up files printed more than 64 KiB and Python did not start;"

@@ -554,11 +554,13 @@ ALLOW = [
 ]
 
 
+@pytest.mark.fault("scope", transport="tcp")
 @pytest.mark.parametrize(("peer", "entries", "allowed"), ALLOW)
-def test_allow_list(peer, entries, allowed):
+def test_allow_list(peer, entries, allowed, outcome):
     from easycluster.transport.addresses import is_allowed
 
     assert is_allowed(peer, parse_allow(entries)) is allowed
+    outcome.saw()
 
 
 BAD_ALLOW = [

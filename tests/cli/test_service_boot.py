@@ -67,8 +67,10 @@ def test_a_session_can_do_what_tests_do_and_not_more(machine):
     assert session(machine, "__import__('subprocess').run(['true']).returncode") == 0
     # Devices are what hardware tests are for.
     assert session(machine, "open('/dev/zero', 'rb').read(1)[0] + len(open('/dev/null').read())") == 0
-    assert session(machine, "len(__import__('os').listdir('/home'))") == 0
-    for forbidden in ("open('/etc/x', 'w')", "open('/usr/x', 'w')", "open('/var/lib/x', 'w')"):
+    for forbidden in (
+        *("open('/etc/x', 'w')", "open('/usr/x', 'w')", "open('/var/lib/x', 'w')"),
+        "__import__('os').listdir('/home')",
+    ):
         with pytest.raises(AssertionError, match=r"PermissionError|Read-only file system"):
             session(machine, forbidden)
 

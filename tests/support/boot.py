@@ -18,7 +18,7 @@ from pathlib import Path
 __all__ = ["Machine", "why_no_machine"]
 
 SYSTEMD = "/lib/systemd/systemd"
-CGROUPS = Path("/sys/fs/cgroup/systemd")
+CGROUPS = Path("/sys/fs/cgroup")
 PYTHON = "/opt/ec/bin/python"
 
 # As process 1 of its namespaces: $1 is a folder to work in, the others are packages to have there.
@@ -63,7 +63,7 @@ def why_no_machine():
         return "needs systemd, util-linux and iproute2"
     if os.path.isdir("/run/systemd/system"):
         return "this machine's own systemd has the cgroups"
-    if not CGROUPS.is_dir() or not os.access(CGROUPS, os.W_OK):
+    if not os.access(CGROUPS / "systemd", os.W_OK):
         return "needs a cgroup hierarchy for systemd"
     if _base_python() is None:
         return "needs a Python that every user may run"
@@ -75,7 +75,7 @@ class Machine:
 
     def __init__(self, folder):
         self.folder = folder
-        self._cgroups = set(CGROUPS.iterdir())
+        self._cgroups = set(CGROUPS.glob("*/*/"))
         needed = [importlib.util.find_spec(name) for name in ("easycluster", "yaml", "execnet", "cloudpickle")]
         packages = [os.path.dirname(spec.origin) for spec in needed]
         words = ["unshare", "-mpfCuin", "--kill-child", "bash", "-c", INIT, "init", str(folder), *packages]
@@ -127,10 +127,9 @@ class Machine:
         """End everything that runs on the machine."""
         self._unshare.kill()
         self._unshare.wait()
-        for made in set(CGROUPS.iterdir()) - self._cgroups:
-            if made.is_dir():
-                end = time.monotonic() + 10
-                while made.exists() and time.monotonic() < end:
-                    for folder, _, _ in os.walk(made, topdown=False):
-                        with contextlib.suppress(OSError):
-                            os.rmdir(folder)
+        for made in set(CGROUPS.glob("*/*/")) - self._cgroups:
+            end = time.monotonic() + 10
+            while made.exists() and time.monotonic() < end:
+                for folder, _, _ in os.walk(made, topdown=False):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(folder)

@@ -62,8 +62,7 @@ class Host:
 
     def __init__(self, *wire: str) -> None:
         number, self._lock = _take_number()
-        first = (198 << 24) + (18 << 16) + 4 * number
-        self.near_address, self.address = (_dotted(first + 1), _dotted(first + 2))
+        self.near_address, self.address = _addresses(number)
         self.device = f"ec{os.getpid() % 10**6}v{number}"
         self._children: list[subprocess.Popen[bytes]] = []
         self._holder = self._start("unshare", "--net", "sleep", "infinity")
@@ -267,9 +266,20 @@ def _take_number() -> tuple[int, socket.socket]:
             lock.bind(f"\0easycluster-test-cable-{number}")
         except OSError:
             lock.close()
-        else:
-            return number, lock
+            continue
+        # Of a run that was killed, whose namespace is about to go.
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((_addresses(number)[0], 0))
+            lock.close()
+            continue
+        return number, lock
     raise RuntimeError("all cables are in use")
+
+
+def _addresses(number: int) -> tuple[str, str]:
+    """Of our end of a cable and of the host's."""
+    first = (198 << 24) + (18 << 16) + 4 * number
+    return _dotted(first + 1), _dotted(first + 2)
 
 
 def _dotted(number: int) -> str:

@@ -7,8 +7,10 @@ closes, makes sure that no child of its own is left, writes a last line, and end
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -69,6 +71,8 @@ def sleep():
 
 def main(settings):
     """Own sessions until they end."""
+    # PR_SET_PDEATHSIG: a test that is killed leaves no owner.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     define_common(CODE)
     reports = settings["reports"]
     options = settings["options"]

@@ -96,7 +96,11 @@ def write_and_go_on(client, words):
     client.eval("1")
 
 
-@pytest.mark.parametrize("what", ENDS)
+@pytest.mark.parametrize(
+    ("open_bad", "what"),
+    [*(("spawned", what) for what in ENDS), ("ssh", "an unknown kind"), ("ssh", "a huge buffer")],
+    indirect=["open_bad"],
+)
 def test_what_breaks_the_protocol_ends_the_session_and_says_why(lost_client, what):
     words, message = ENDS[what]
     with pytest.raises(SessionError) as caught:
@@ -173,7 +177,12 @@ def test_a_far_side_gets_no_module_but_those_of_the_users_own(client):
         assert client.ask_near(13, "fetch_module", name) is None
 
 
-@pytest.mark.parametrize("words", [b"\xff\xff\xff\xff", b"\0\0\0\4junk", bytes(range(100, 164))])
+@pytest.mark.parametrize(
+    ("open_bad", "words"),
+    [("spawned", b"\xff\xff\xff\xff"), ("spawned", b"\0\0\0\4junk"), ("ssh", bytes(range(100, 164)))],
+    indirect=["open_bad"],
+    ids=["a huge packet", "no pickle", "noise over ssh"],
+)
 def test_a_worker_that_talks_nonsense_to_its_keeper_hangs_nobody(lost_client, words):
     """Its session may end by that, or do without what its keeper would have said."""
     lost_client.talk_to_keeper(words)

@@ -6,7 +6,7 @@ This module is shipped to the far side.
 
 from __future__ import annotations
 
-from typing import Any, Iterator, List, Optional, Protocol, Tuple, Union
+from typing import Callable, Iterator, List, Optional, Protocol, Tuple, Union
 
 __all__ = ["ByteStream"]
 
@@ -22,10 +22,10 @@ class ByteStream(Protocol):
     that raises cannot lose bytes that were already read, or forget some that were written.
     """
 
-    # Function and iterables of one read, for ``map(*read_step)``: spares the busiest a call.
-    read_step: Tuple[Any, ...]
-    # Function and further iterables of one write, for ``map(write, (data,), *rest)``.
-    write_step: Tuple[Any, ...]
+    # Function of one read and its argument, for ``map(*read_step)``: spares the busiest a call.
+    read_step: Tuple[Callable[[int], bytes], Tuple[int]]
+    # Function of one write, and what it takes behind the data, which may be nothing.
+    write_step: Tuple[Callable[..., int], Tuple[int, ...]]
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when bytes arrive."""

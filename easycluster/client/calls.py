@@ -21,6 +21,8 @@ class Calls:
     if TYPE_CHECKING:
         # The client's own: send a request, and wait for its answer unless told otherwise.
         _request: Callable[..., Any]
+        # The same for a request without keywords, by the quick way.
+        _call: Callable[..., Any]
         _chosen: Callable[..., BaseException]
         _sent_blocks: dict[str, int]
 
@@ -129,7 +131,7 @@ class Calls:
     def _look_up(self, operation: tuple[Any, ...]) -> Any:
         """Do a request whose AttributeError is an answer like others, so that it is not printed."""
         try:
-            return self._request(operation, origexc=False)
+            return self._call(operation, False)
         except RemoteException as exc:
             error = exc
         # Out here, because ``raise`` in there would replace the context that the original came with.

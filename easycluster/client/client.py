@@ -14,6 +14,7 @@ from easycluster.client.calls import Calls
 from easycluster.client.globals import GlobalProxy
 from easycluster.client.output import OUTPUT_TIME, Output
 from easycluster.client.process import Forked, close_when_dropped, is_ending, live, shielded, sleep_on, weakly
+from easycluster.client.quick import make_call
 from easycluster.client.response import NonblockingResponse
 from easycluster.errors import (
     CallTimeout,
@@ -25,15 +26,14 @@ from easycluster.errors import (
 from easycluster.link.operations import describe_operation
 from easycluster.link.pending import Expired, Pending
 from easycluster.wire import failures
-from easycluster.wire.frames import MARKED, SINGLE_THREAD, Kind
+from easycluster.wire.frames import HEADER, MARKED, SINGLE_THREAD, Kind
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from easycluster.client.endpoint import Endpoint
     from easycluster.client.session import NearSession
-    from easycluster.wire.frames import Frame
 
 __all__ = ["SINGLE", "BaseClient", "deadline"]
 
@@ -41,8 +41,9 @@ SINGLE = -1
 """Thread number that gives a call a far-side thread of its own."""
 
 _deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("easycluster_deadline", default=None)
+# The same deadlines of all threads: whether there is any costs less to ask than whether there is one here.
+_deadlines: list[float] = []
 _monotonic = time.monotonic
-_REPLY = Kind.REPLY
 
 
 @contextlib.contextmanager
@@ -58,14 +59,19 @@ def deadline(seconds: float) -> Iterator[None]:
     end = _monotonic() + seconds
     outer = _deadline.get()
     token = _deadline.set(end if outer is None else min(end, outer))
+    _deadlines.append(end)
     try:
         yield
     finally:
+        _deadlines.remove(end)
         _deadline.reset(token)
 
 
 class BaseClient(Calls, Output):
     """What every client does with a session, however it was connected."""
+
+    # Whether calls that name no thread all go to thread 0.
+    _one_thread = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,8 +82,8 @@ class BaseClient(Calls, Output):
         self._remote_host: str | None = None
         self._remote_port: int | None = None
         self._default_thread = 0
-        # Number on the wire of the thread for calls that name none, None if it has to be found each time.
-        self._fixed_number: int | None = 0
+        # ``_call(operation, origexc=True)`` does a plain call, one without keywords.
+        self._call: Callable[..., Any] = self._request_plainly
         self._thread_numbers: dict[int, int] = {0: 0, SINGLE: SINGLE_THREAD}
         # Not the caller's numbers, which may be any int.
         self._wire_numbers = itertools.count(1)
@@ -174,6 +180,7 @@ class BaseClient(Calls, Output):
         self._sent_blocks = {}
         self._thread_numbers = {0: 0, SINGLE: SINGLE_THREAD}
         self._wire_numbers = itertools.count(1)
+        self._call = self._make_call(session)
         self._start_output()
         self._respawn_due = False
 
@@ -306,8 +313,6 @@ class BaseClient(Calls, Output):
             session = self._usable()
         thread = self._thread_number(threadid)
         limit = _deadline.get()
-        message: Frame | None = None
-        pending: Pending | None
         try:
             if oncomplete is not None:
                 done = Completion(self, session, oncomplete, onerror or oncomplete)
@@ -316,14 +321,11 @@ class BaseClient(Calls, Output):
                 slot = ResponseSlot(session)
                 pending = session.request(operation, thread, limit, False, slot, threadid is None)
                 return NonblockingResponse(self, session, pending, slot, origexc)
-            if limit is None and timeout is None and threadid is None:
-                message, pending = session.exchange(operation, thread)
-            else:
-                if timeout is not None:
-                    limit = _monotonic() + timeout if limit is None else min(limit, _monotonic() + timeout)
-                if limit is not None and limit <= _monotonic():
-                    raise Expired
-                pending = session.request(operation, thread, limit, nested=threadid is None)
+            if timeout is not None:
+                limit = _monotonic() + timeout if limit is None else min(limit, _monotonic() + timeout)
+            if limit is not None and limit <= _monotonic():
+                raise Expired
+            pending = session.request(operation, thread, limit, nested=threadid is None)
         except Expired as exc:
             self._interrupted(exc)
             span = timeout if timeout is not None else 0.0
@@ -335,26 +337,43 @@ class BaseClient(Calls, Output):
         except BaseException as exc:
             self._interrupted(exc)
             raise
-        return self._finished(session, message, pending, limit, timeout, origexc)
+        return self._finished(session, None, pending, limit, timeout, origexc)
 
-    def _request_now(self, operation: tuple[Any, ...]) -> Any:
-        """As :meth:`_request` without any of its keywords, for the plain call that nothing disturbs."""
-        session = self._session
-        if session is None or session.ended is not None or _deadline.get() is not None:
-            return self._request(operation)
+    def _make_call(self, session: NearSession) -> Callable[..., Any]:
+        return make_call(self, session, _deadlines, one_thread=self._one_thread)
+
+    def _request_plainly(self, operation: tuple[Any, ...], origexc: bool | str = True) -> Any:
+        """Do what :attr:`_call` does, without a connection: say why there is none."""
+        return self._request(operation, origexc=origexc)
+
+    def _request_pickled(
+        self,
+        session: NearSession,
+        operation: tuple[Any, ...],
+        body: bytes,
+        buffers: Sequence[memoryview],
+        thread: int,
+        origexc: bool | str,
+    ) -> Any:
+        """Go on with a plain call after it was pickled, for :attr:`_call`."""
         try:
-            thread = self._fixed_number
-            message, pending = session.exchange(operation, self._thread_number(None) if thread is None else thread)
-        except OSError as exc:
-            if exc is session.ended:
-                raise self._explained(session, Pending(operation, True)) from exc
-            raise
+            pending = session.send_request(Pending(operation, True), body, buffers, thread)
         except BaseException as exc:
-            self._interrupted(exc)
+            self._call_failed(session, operation, exc)
             raise
-        if message is not None and message[0] == _REPLY and not message[1] and not session.completions:
-            return session.values.loads(message[4])
-        return self._finished(session, message, pending, None, None, True)
+        return self._finished(session, None, pending, None, None, origexc)
+
+    def _finish_call(self, session: NearSession, pending: Pending | None, answer: bytes, origexc: bool | str) -> Any:
+        """Wait for the answer to a plain call, or take the one there is, for :attr:`_call`."""
+        message = (Kind.REPLY, 0, 0, 0, answer[HEADER.size :], ()) if pending is None else None
+        return self._finished(session, message, pending, None, None, origexc)
+
+    def _call_failed(self, session: NearSession, operation: tuple[Any, ...], exc: BaseException) -> None:
+        """Raise why the session has ended if that is what happened to a plain call; else stop the call."""
+        if isinstance(exc, OSError) and (exc is session.ended or exc.errno is not None):
+            session.end(exc)
+            raise self._explained(session, Pending(operation, True)) from exc
+        self._interrupted(exc)
 
     def _finished(
         self,
@@ -588,7 +607,9 @@ class BaseClient(Calls, Output):
     def set_default_thread(self, threadid: int) -> None:
         """Set the far-side thread for calls that do not name one."""
         self._default_thread = threadid
-        self._fixed_number = None
+        self._one_thread = False
+        if self._session is not None:
+            self._call = self._make_call(self._session)
 
     def stop_remote_thread(self, threadid: int) -> None:
         """Let a far-side thread end once it has answered what it was sent."""

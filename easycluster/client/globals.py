@@ -34,7 +34,7 @@ class GlobalProxy:
         if kwargs:
             keywords = take_keywords(kwargs)
             return self._client._request((_CALL, self._name, args, kwargs), *keywords)
-        return self._client._request_now((_CALL, self._name, args, kwargs))
+        return self._client._call((_CALL, self._name, args, kwargs))
 
     def __getattr__(self, name: str) -> Any:
         # Not a property: an AttributeError out of one would bring Python here for another try.

@@ -98,7 +98,7 @@ def _user_frames(stacks: str) -> str:
 # "<easycluster>/far/worker.py" and "<easycluster template>"; "<easycluster.remote_code block 1>" is the user's.
 _OURS = re.compile('File "<easycluster[> ]')
 _ANSWERING = re.compile(
-    r'File "<easycluster>/(far/worker|far/session|link/operations)\.py", line \d+ in (perform|answer|answer_call)$'
+    r'File "<easycluster>/(far/(worker|session)|link/operations|far/quick)\.py", line \d+ in (perform|answer|serve)$'
 )
 
 

@@ -30,6 +30,8 @@ class ThreadingMixin(BaseClient):
     here, in a thread of the client's own.
     """
 
+    _one_thread = False
+
     def __init__(self) -> None:
         super().__init__()
         self._local = _ThreadLocal()
@@ -38,7 +40,6 @@ class ThreadingMixin(BaseClient):
 
     def _use(self, endpoint: Endpoint) -> None:
         super()._use(endpoint)
-        self._fixed_number = None
         self._local = _ThreadLocal()
         self._owners = {}
         session = self._session

@@ -15,7 +15,7 @@ import time
 from _thread import get_ident
 from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple
 
-from easycluster.far.session import FarThread, Interrupted, WorkerSession
+from easycluster.far.session import Interrupted, WorkerSession
 from easycluster.link.operations import Op
 from easycluster.wire.frames import Frame, Kind
 
@@ -63,15 +63,11 @@ class AuditedSession(WorkerSession):
 
     def __init__(self, worker: Worker, stream: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(worker, stream, *args, **kwargs)
-        self._reporting = True
+        self.reports()
         self._pipe = worker.settings["audit"][0]
         self._socket = getattr(stream, "socket", None)
         # Outcomes of requests that failed and are not written down yet.
         self._failed: Dict[int, str] = {}
-
-    def answer_call(self, message: Frame, thread: FarThread) -> None:
-        """As for any session."""
-        self._note(message[2], lambda: super(AuditedSession, self).answer_call(message, thread))
 
     def answer(self, message: Frame) -> None:
         """As for any session."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FarThread", "Interrupted", "NearConnection", "WorkerSession", "ask"]
 
-_REPLY, _RAISE = Kind.REPLY, Kind.RAISE
-
 
 class Interrupted(BaseException):
     """Raised inside a call that is cancelled or whose deadline has passed."""
@@ -47,9 +45,9 @@ class WorkerSession(PeerSession):
         self.worker = worker
         super().__init__(*args, **kwargs)
         self.name = worker.settings.get("label") or ""
-        self._reporting = worker.report_calls
-        self._loads = self.values.loads
-        self._get_global = worker.namespace.get_global
+        self._reporting = False
+        if worker.report_calls:
+            self.reports()
 
     def operations(self) -> Dict[int, Callable[..., Any]]:
         """Return what the near side may ask for."""
@@ -106,47 +104,6 @@ class WorkerSession(PeerSession):
         if worker.cancelled and request in worker.cancelled:
             worker.cancel_ended(request)
 
-    def answer_call(self, message: Frame, thread: FarThread) -> None:
-        """As :meth:`answer`, for a call that is not inside another one: the short way of most calls."""
-        request = message[2]
-        ident = thread.ident
-        inside, running, cancelled = self.inside, thread.running, self.worker.cancelled
-        inside[ident] = request
-        value: Any = None
-        try:
-            # In this order, see Worker.cancel.
-            running.append(request)
-            if cancelled and request in cancelled:
-                raise Interrupted
-            operation = self.load(message) if message[1] else self._loads(message[4], message[5])
-            if self._reporting:
-                self.report(operation)
-            if operation[0] == Op.CALL:
-                value = self._get_global(operation[1])(*operation[2], **operation[3])
-            else:
-                value = self._operations[operation[0]](*operation[1:])
-            running.pop()
-            if cancelled:
-                self.finish(request)
-            kind = _REPLY
-            reply, out = self._dumps(value, "result")
-        except BaseException as exc:  # noqa: BLE001 - whatever it is, the caller gets it
-            self.finish(request)
-            kind = _RAISE
-            value = exc
-            reply, out = self.dump_failure(exc)
-        if output.unseen:
-            flags, mark = self.mark()
-            del inside[ident]
-            self.send(kind, request, reply, out, mark, flags)
-        else:
-            del inside[ident]
-            self.send(kind, request, reply, out)
-        # Not earlier: with the value may go the last proxy for an object that the answer brings back.
-        del value
-        if self.items.kept:
-            self.items.kept.pop(request, None)
-
     def answer_here(self, message: Frame) -> None:
         """Answer in a thread that waits for the near side, perhaps one that user code has started."""
         threads, ident = self.worker.threads_by_ident, get_ident()
@@ -178,6 +135,11 @@ class WorkerSession(PeerSession):
         if isinstance(exc, Interrupted):
             _cut_traceback(exc, type(self.worker)._on_cancel_signal.__code__)
         return super().dump_failure(exc)
+
+    def reports(self) -> None:
+        """Report every call from now on; the quick way does not."""
+        self._reporting = True
+        self.special.add("report")
 
     def report(self, operation: Any) -> None:
         """Tell the server what is asked for."""

@@ -33,6 +33,7 @@ from easycluster.far.fdpass import recv_packet, send_packet
 from easycluster.far.importer import ControllerFinder, NotNow
 from easycluster.far.keeper import CANCEL_SIGNAL, DUMP_SIGNAL
 from easycluster.far.namespace import Namespace
+from easycluster.far.quick import make_serve
 from easycluster.far.root import Root
 from easycluster.far.services import SERVICES
 from easycluster.far.session import FarThread, Interrupted, NearConnection, WorkerSession, ask
@@ -190,22 +191,20 @@ class Worker:
         """Answer what arrives for a thread, until it is stopped or the link ends."""
         is_main = thread is self.main_thread
         inbox = thread.inbox
+        answer_plain_calls = make_serve(self, session, thread) if is_main else None
         while True:
             try:
-                message = session.next_request(inbox) if is_main else session.wait_item(inbox)
-                if message[0] == Kind.CALL:
-                    try:
-                        session.answer_call(message, thread)
-                    except Interrupted as exc:
-                        self._answer_interrupted(session, message[2], exc)
-                elif message[0] == Kind.STOP_THREAD:
+                if answer_plain_calls is not None:
+                    answer_plain_calls()
+                message = session.wait_item(inbox)
+                if message[0] == Kind.STOP_THREAD:
                     return
-                else:
-                    self._answer(session, message)
+                self._answer(session, message)
                 del message
-            except Interrupted:
-                # Came late, outside of any call.
-                continue
+            except Interrupted as exc:
+                if thread.running:
+                    self._answer_interrupted(session, thread.running[-1], exc)
+                # Else it came late, outside of any call.
             except OSError:
                 if session.ended is not None:
                     if is_main and isinstance(session.ended.__cause__, ProtocolError):

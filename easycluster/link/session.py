@@ -20,7 +20,7 @@ import threading
 import time
 from _thread import allocate_lock, get_ident
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, NoReturn, Optional, Sequence, Set, Tuple
 
 from easycluster.errors import LocalProtocolError, ProtocolError
 from easycluster.link.pending import Expired, Pending, Waiter, wake
@@ -48,12 +48,11 @@ COMPRESS_FROM = 512
 if TYPE_CHECKING:
     from easycluster.stream import ByteStream
 
-__all__ = ["Session"]
+__all__ = ["Session", "name_parts", "own"]
 
 _monotonic = time.monotonic
 _pack = HEADER.pack
 _take = deque.popleft
-_CALL = Kind.CALL
 
 
 def name_parts(operation: Tuple[Any, ...]) -> List[str]:
@@ -93,11 +92,11 @@ class Session:
         mac = Mac(send_key) if send_key is not None else None
         self._encoder = FrameEncoder(mac)
         self._seal = mac.seal if mac is not None else None
-        self._write_map = stream.write_map
+        their_mac = Mac(receive_key) if receive_key is not None else None
+        self._decoder = FrameDecoder(their_mac, max_frame)
+        # What makes copies of the keyed states of both directions.
+        self.macs = (mac.prepared, their_mac.prepared) if mac is not None and their_mac is not None else None
         self._dumps = values.dumps
-        self._read_map = stream.read_map
-        self._decoder = FrameDecoder(Mac(receive_key) if receive_key is not None else None, max_frame)
-        self._read_single = self._decoder.read_single
         # Bytes, how many of them are written (a list that only grows), record number after them.
         self._outgoing: Deque[Tuple[Any, List[int], int]] = deque()
         self._number = 0
@@ -107,18 +106,41 @@ class Session:
         self._reading = threading.RLock()
         self._sleepers: Dict[int, Waiter] = {}
         self._idlers: Set[Waiter] = set()
-        self._ids = itertools.count(1)
+        # From 1 on and round again: 0 is no request.
+        self._ids = itertools.chain.from_iterable(itertools.repeat(range(1, 1 << 32)))
         self.pending: Dict[int, Pending] = {}
         # Request that each thread is inside of, so that what it asks of the peer finds its way
         # to the thread that waits there.
         self.inside: Dict[int, int] = {}
         self.completions: Deque[Pending] = deque()
-        self.ended: Optional[BaseException] = None
+        # Why a plain call has to go the long way; empty for most sessions.
+        self.special: Set[str] = set()
+        self._ended: Optional[BaseException] = None
         self._end_lock = allocate_lock()
         self._activity = 0
         self._watcher: Optional[Watcher] = None
-        self.compress = False
+        # The watcher, while it sleeps until somebody has read.
+        self.parked: List[Watcher] = []
         self._dropped = values.proxies.dropped
+
+    @property
+    def ended(self) -> Optional[BaseException]:
+        """Why the link is of no further use, None while it is."""
+        return self._ended
+
+    @ended.setter
+    def ended(self, reason: BaseException) -> None:
+        self._ended = reason
+        self.special.add("ended")
+
+    @property
+    def compress(self) -> bool:
+        """Whether larger bodies are compressed; the peer says that it understands them."""
+        return "compress" in self.special
+
+    @compress.setter
+    def compress(self, on: bool) -> None:
+        (self.special.add if on else self.special.discard)("compress")
 
     def load(self, message: Frame) -> Any:
         """Return the value a frame carries."""
@@ -167,9 +189,9 @@ class Session:
         body, buffers = self.values.dumps(operation, self.name_parts)
         pending = Pending(operation, blocking)
         pending.on_done = on_done
-        return self._send_request(pending, body, buffers, thread, deadline, nested)
+        return self.send_request(pending, body, buffers, thread, deadline, nested)
 
-    def _send_request(
+    def send_request(
         self,
         pending: Pending,
         body: bytes,
@@ -178,12 +200,13 @@ class Session:
         deadline: Optional[float] = None,
         nested: bool = True,
     ) -> Pending:
+        """As :meth:`request`, for an operation that is pickled already."""
         flags = 0
         if self.inside:
             parent = self.inside.get(get_ident())
             if parent is not None and nested:
                 flags, thread = NESTED, parent
-        pending.request = request = next(self._ids) & 0xFFFFFFFF
+        pending.request = request = next(self._ids)
         self.pending[request] = pending
         try:
             self.send(Kind.CALL, request, body, buffers, thread, flags, deadline)
@@ -194,77 +217,18 @@ class Session:
             raise
         return pending
 
-    def exchange(self, operation: Tuple[Any, ...], thread: int = 0) -> Tuple[Optional[Frame], Optional[Pending]]:
-        """Send a request and read its answer, in one go if nothing else happens on the link.
+    def expect(self, request: int, operation: Tuple[Any, ...]) -> Pending:
+        """Wait for the answer to a request that has just been sent; the caller holds the reading role.
 
         Returns:
-            The answer and None; or None and what to wait for.
+            What to wait for.  It has the answer already if that was read.
         """
-        if self.inside:
-            return None, self.request(operation, thread)
-        # Before the role is taken: how a value is pickled may be the user's code, and that may make calls.
-        body, buffers = self._dumps(operation, name_parts)
-        reading = self._reading
-        if reading._is_owned():  # type: ignore[attr-defined]  # of an RLock
-            self._reclaim(reading)
-        if not reading.acquire(blocking=False):
-            return None, self._send_request(Pending(operation, True), body, buffers, thread)
-        request = 0
-        try:
-            request = next(self._ids) & 0xFFFFFFFF
-            if not buffers and len(body) <= MAX_INLINE:
-                # Nobody else reads meanwhile, so the answer needs no place of its own yet.
-                if self._outgoing or self._dropped or self.compress or self.ended is not None:
-                    self.send(_CALL, request, body, (), thread)
-                else:
-                    self._send_now(_pack(len(body), _CALL, 0, 0, request, thread) + body)
-                self._activity += 1
-                try:
-                    message = self._read_single(map(*self.stream.read_step), request)
-                except OSError as exc:
-                    self.end(exc)
-                    raise (self.ended or exc) from exc
-                watcher = self._watcher
-                if watcher is not None and watcher.parked:
-                    watcher.unpark()
-                if message is not None:
-                    return message, None
-            pending = Pending(operation, True)
-            pending.request = request
-            self.pending[request] = pending
-            if buffers or len(body) > MAX_INLINE:
-                self.send(Kind.CALL, request, body, buffers, thread)
-            elif self._decoder.chunks or self._decoder.ready:
-                self._digest()
-            return None, pending
-        except BaseException as exc:
-            self.pending.pop(request, None)
-            exc.easycluster_request = request  # type: ignore[attr-defined]  # so that the caller can cancel it
-            raise
-        finally:
-            reading.release()
-            if self._sleepers:
-                self._wake_one()
-
-    def next_request(self, waiter: Waiter) -> Frame:
-        """As :meth:`wait_item`, for the thread that serves thread 0."""
-        reading = self._reading
-        if waiter.items or self.ended is not None or not reading.acquire(blocking=False):
-            return self.wait_item(waiter)
-        try:
-            self._activity += 1
-            message: Optional[Frame] = self._read_single(map(*self.stream.read_step), 0)
-        except OSError as exc:
-            self.end(exc)
-            message = None
-        finally:
-            reading.release()
-            if self._sleepers:
-                self._wake_one()
-        watcher = self._watcher
-        if watcher is not None and watcher.parked:
-            watcher.unpark()
-        return message if message is not None else self.wait_item(waiter)
+        pending = Pending(operation, True)
+        pending.request = request
+        self.pending[request] = pending
+        if self._decoder.chunks or self._decoder.ready:
+            self._digest()
+        return pending
 
     def send(
         self,
@@ -303,14 +267,12 @@ class Session:
             counts: List[int] = []
             queue.append((data, counts, number))
             if len(queue) == 1:
-                write, *rest = self.stream.write_step
                 try:
-                    counts.extend(map(write, (data,), *rest))
+                    counts.extend(self.stream.write_map(data))
                 except BlockingIOError:
                     pass
                 except OSError as exc:
-                    self.end(exc)
-                    raise (self.ended or exc) from exc
+                    self._broken(exc)
                 else:
                     if counts[0] == len(data):
                         self._number = number
@@ -367,6 +329,8 @@ class Session:
             frame = frame.f_back
         while lock._is_owned():
             lock.release()
+        if self.parked:
+            self.role_is_free()
 
     def reclaim(self) -> None:
         """Release what a signal has left locked in this thread, before another one closes the session."""
@@ -419,8 +383,7 @@ class Session:
             except BlockingIOError:
                 self._read_while_blocked(deadline)
             except OSError as exc:
-                self.end(exc)
-                raise (self.ended or exc) from exc
+                self._broken(exc)
 
     def _read_while_blocked(self, deadline: Optional[float]) -> None:
         if self.ended is not None:
@@ -511,17 +474,20 @@ class Session:
 
     def _reading_is_free(self) -> bool:
         if self._reading.acquire(blocking=False):
-            self._reading.release()
+            self._leave_role()
             return True
         return False
 
     def _leave_role(self) -> None:
         """Give the reading role up, and to one thread that still waits."""
         self._reading.release()
-        if self._sleepers:
-            self._wake_one()
+        if self._sleepers or self.parked:
+            self.role_is_free()
 
-    def _wake_one(self) -> None:
+    def role_is_free(self) -> None:
+        """Wake who may want to read now."""
+        for watcher in self.parked[:]:
+            watcher.unpark()
         for waiter in list(self._sleepers.values()):
             if not waiter.items:
                 wake(waiter.lock)
@@ -553,12 +519,9 @@ class Session:
                 else:
                     decoder.chunks.extend(self.stream.read_map())
             except OSError as exc:
-                return self.end(exc)
+                return self.end(own(exc))
             except ProtocolError as exc:
                 return self.end(exc)
-        watcher = self._watcher
-        if watcher is not None and watcher.parked:
-            watcher.unpark()
         return self._digest()
 
     def _digest(self) -> None:
@@ -623,6 +586,15 @@ class Session:
 
     # The end -----------------------------------------------------------------------------------
 
+    def _broken(self, exc: OSError) -> NoReturn:
+        """A system call on the link has failed.
+
+        Raises:
+            OSError: Why the link has ended.
+        """
+        self.end(own(exc))
+        raise (self.ended or exc) from exc
+
     def end(self, reason: BaseException) -> None:
         """The link is of no further use: wake everybody who waits on it."""
         with self._end_lock:
@@ -656,6 +628,14 @@ class Session:
             self._watcher = Watcher(self, run_completions)
             self._watcher.start()
 
+    def activity(self) -> Tuple[int, object]:
+        """Return what :meth:`activity_since` compares with."""
+        return self._activity, self._decoder.state
+
+    def activity_since(self, seen: Tuple[int, object]) -> bool:
+        """Return whether something was read, or somebody tried to, since ``seen``."""
+        return seen[0] != self._activity or seen[1] is not self._decoder.state
+
     def wake_watcher(self) -> None:
         """Make the watcher look at the completions now."""
         if self._watcher is not None:
@@ -666,6 +646,17 @@ class Session:
         watcher = self._watcher
         if watcher is not None and watcher.ident != get_ident() and watcher.is_alive():
             watcher.join(timeout)
+
+
+def own(exc: OSError) -> OSError:
+    """Return an error of a system call on a link.
+
+    Raises:
+        OSError: If it is none: a signal handler has raised it, for instance a TimeoutError.
+    """
+    if exc.errno is None:
+        raise exc
+    return exc
 
 
 def _link_ended(reason: BaseException) -> OSError:

@@ -15,7 +15,7 @@ import os
 import select
 import socket
 import stat
-from typing import Any, Callable, Iterator, List, Optional, Tuple, Union
+from typing import Callable, Iterator, List, NoReturn, Optional, Tuple, Union
 
 __all__ = ["DataLink", "PipeStream", "SocketStream", "Stream", "stream_from_fds"]
 
@@ -33,12 +33,12 @@ class Stream:
     """What pipes and sockets share: waiting, and giving descriptors back once.
 
     Attributes:
-        read_step: Function and iterables of one read: ``map(*read_step)``.
-        write_step: Function and further iterables of one write, see :meth:`write_map`.
+        read_step: Function of one read and its argument, a size, in a tuple: ``map(*read_step)``.
+        write_step: Function of one write, and its argument behind the data in a tuple, which may be empty.
     """
 
-    read_step: Tuple[Any, ...]
-    write_step: Tuple[Any, ...]
+    read_step: Tuple[Callable[[int], bytes], Tuple[int]]
+    write_step: Tuple[Callable[..., int], Tuple[int, ...]]
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self._read_fd = read_fd
@@ -58,8 +58,8 @@ class Stream:
 
     def write_map(self, data: Buffer) -> Iterator[int]:
         """Return a map of one write; running it raises BlockingIOError if there is no room."""
-        write, *rest = self.write_step
-        return map(write, (data,), *rest)
+        write, flags = self.write_step
+        return map(write, (data,), flags) if flags else map(write, (data,))
 
     def wait(
         self, *, write: bool, timeout: Optional[float], read: bool = True, wake_fd: int = -1
@@ -97,8 +97,8 @@ class PipeStream(Stream):
         super().__init__(read_fd, write_fd)
         os.set_blocking(read_fd, True)
         os.set_blocking(write_fd, False)
-        self.read_step = (os.read, (read_fd,), (READ_SIZE,))
-        self.write_step = (functools.partial(os.write, write_fd),)
+        self.read_step = (functools.partial(os.read, read_fd), (READ_SIZE,))
+        self.write_step = (functools.partial(os.write, write_fd), ())
 
     def readv_map(self, views: List[memoryview]) -> Iterator[int]:
         """Return a map of one read into ``views``."""
@@ -125,7 +125,7 @@ class PipeStream(Stream):
             os.close(fd)
         self._read_fd = self._write_fd = -1
         # The numbers may belong to somebody else from now on.
-        self.read_step, self.write_step = (_closed, (0,)), (_closed,)
+        self.read_step, self.write_step = (_closed, (0,)), (_closed, ())
 
 
 class SocketStream(Stream):
@@ -161,7 +161,7 @@ class SocketStream(Stream):
         self._read_fd = self._write_fd = -1
 
 
-def _closed(*_args: object) -> int:
+def _closed(*_args: object) -> NoReturn:
     raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 

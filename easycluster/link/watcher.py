@@ -37,8 +37,6 @@ class Watcher(threading.Thread):
         self._stopped = False
         # Blocked in a wait with the reading role; a caller who wants the role kicks.
         self.reading = False
-        # Asleep without a time limit, because a reader is there and nothing happens.
-        self.parked = False
 
     def kick(self) -> None:
         """Make the watcher give up the reading role."""
@@ -50,7 +48,7 @@ class Watcher(threading.Thread):
 
     def unpark(self) -> None:
         """Make the watcher look again."""
-        self.parked = False
+        self._session.parked.clear()
         wake(self._tick)
 
     def stop(self) -> None:
@@ -64,30 +62,46 @@ class Watcher(threading.Thread):
         session = self._session
         try:
             while not self._stopped:
-                seen = session._activity
+                seen = session.activity()
                 self._tick.acquire(timeout=session.WATCH_AFTER)
                 if self._run_completions is not None and session.completions:
                     self._run_completions()
-                if session._activity != seen or self._stopped:
+                if session.activity_since(seen) or self._stopped:
                     continue
+                # It may hold the buffers of a large frame.
+                del seen
                 if session._reading.acquire(blocking=False):
-                    try:
-                        self._read()
-                    finally:
-                        self.reading = False
-                        session._leave_role()
-                    if self._run_completions is not None and session.completions:
-                        self._run_completions()
+                    self._read_and_leave()
                 else:
-                    self.parked = True
-                    if session._activity == seen and not self._stopped:
-                        self._tick.acquire()
-                    self.parked = False
+                    self._park()
             if self._run_completions is not None and session.completions:
                 self._run_completions()
         finally:
             self._wake_receive.close()
             self._wake_send.close()
+
+    def _park(self) -> None:
+        """Sleep without a time limit, because a reader is there and nothing happens, until it leaves."""
+        session = self._session
+        session.parked.append(self)
+        # Not the other way round: who leaves the role looks at the list afterwards.
+        if session._reading.acquire(blocking=False):
+            session.parked.clear()
+            self._read_and_leave()
+            return
+        if not self._stopped:
+            self._tick.acquire()
+        session.parked.clear()
+
+    def _read_and_leave(self) -> None:
+        session = self._session
+        try:
+            self._read()
+        finally:
+            self.reading = False
+            session._leave_role()
+        if self._run_completions is not None and session.completions:
+            self._run_completions()
 
     def _read(self) -> None:
         """Read until somebody wants the role.  Holds it."""

@@ -96,7 +96,7 @@ class KeyRing:
         Raises:
             KeyError: If there is none.
         """
-        return {each: key for each, key in self._keys.values()}[name]
+        return dict(self._keys.values())[name]
 
     def look(self, anew: bool = False) -> Changes:
         """Look at the files, and read them if one has changed.

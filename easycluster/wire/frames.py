@@ -44,7 +44,7 @@ import mmap
 import struct
 import zlib
 from collections import deque
-from typing import Deque, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Deque, List, Optional, Sequence, Tuple, Union
 
 from easycluster.errors import LocalProtocolError, RemoteProtocolError
 from easycluster.wire.records import TAG_SIZE, Mac
@@ -56,6 +56,7 @@ __all__ = [
     "LARGE",
     "MARKED",
     "NESTED",
+    "PLAIN_HEADER",
     "SINGLE_THREAD",
     "Frame",
     "FrameDecoder",
@@ -64,9 +65,12 @@ __all__ = [
     "compress",
     "decompress",
     "frame",
+    "plain_kind",
 ]
 
 HEADER = struct.Struct(">IBBHII")
+# The same header, with the kind, no flags and the two zero bytes in one number: see plain_kind.
+PLAIN_HEADER = struct.Struct(">IIII")
 _LENGTH = struct.Struct(">I")
 _pack = HEADER.pack
 _unpack_from = HEADER.unpack_from
@@ -133,6 +137,11 @@ def frame(kind: int, request: int = 0, body: bytes = b"", thread: int = 0, flags
     if len(body) > MAX_BODY:
         raise LocalProtocolError(f"a frame body of {len(body)} bytes is above the limit of {MAX_BODY}")
     return _pack(len(body), kind, flags, 0, request, thread) + body
+
+
+def plain_kind(kind: int) -> int:
+    """Return the second number of a ``PLAIN_HEADER``: a kind without flags."""
+    return kind << 24
 
 
 def compress(flags: int, body: bytes) -> Tuple[int, bytes]:
@@ -284,44 +293,10 @@ class FrameDecoder:
         # are whole and not taken yet, what was read and not looked at yet.
         self._state: Tuple[bytes, int, Optional[_Incoming], Deque[Frame], List[bytes]] = (b"", 0, None, deque(), [])
 
-    def read_single(self, reads: Iterator[bytes], request: int) -> Optional[Frame]:
-        """Read once, and return what came if it is one small frame and the expected one.
-
-        Everything else, and a frame that is not as it should be, is left for :meth:`digest`.
-
-        Args:
-            reads: One read; not run if there is something to digest already.
-            request: The request whose answer is expected; 0 for a request to thread 0.
-
-        Raises:
-            OSError: As the read does.
-        """
-        rest, number, incoming, ready, chunks = self._state
-        if ready or chunks or rest or incoming is not None:
-            return None
-        chunks.extend(reads)
-        data = chunks[0]
-        mac = self._mac
-        if mac is not None:
-            body = mac.open(number, data)
-            if body is None:
-                return None
-            data = body
-            number += 1
-        size = len(data)
-        if size < 16:
-            return None
-        length, kind, flags, _zero, found, thread = _unpack_from(data, 0)
-        if length != size - 16 or flags & LARGE:
-            return None
-        if request:
-            if found != request or (kind != 4 and kind != 5):
-                return None
-        elif kind != 2 or flags or thread:
-            return None
-        # From here on it is taken.  If a signal handler raises now, nobody wants it any more.
-        self._state = (b"", number, None, ready, [])
-        return kind, flags, found, thread, data[16:], ()
+    @property
+    def state(self) -> object:
+        """All that was read and not taken yet; another object whenever something of it was taken."""
+        return self._state
 
     @property
     def ready(self) -> Deque[Frame]:

@@ -18,7 +18,7 @@ import hmac
 import struct
 from typing import Any, Callable, Optional, Tuple, Union
 
-__all__ = ["HEAD_SIZE", "TAG_SIZE", "Mac"]
+__all__ = ["HEAD_SIZE", "TAG_SIZE", "Mac", "pack_length", "pack_number", "same"]
 
 TAG_SIZE = 32
 
@@ -29,9 +29,9 @@ MAX_RECORDS = 1 << 48
 HEAD_SIZE = 36
 
 _BLOCK = 64
-_NUMBER = struct.Struct(">Q")
-_LENGTH = struct.Struct(">I")
-_equal = hmac.compare_digest
+pack_number = struct.Struct(">Q").pack
+pack_length = struct.Struct(">I").pack
+same = hmac.compare_digest
 Buffer = Union[bytes, bytearray, memoryview]
 
 
@@ -42,9 +42,10 @@ class Mac:
         seal: ``seal(number, frames)`` returns record ``number`` with these frames in it.
         open: ``open(number, data)`` returns the frames if ``data`` is exactly record ``number``,
             else None.
+        prepared: Return copies of the two keyed states, for those who hash in their own lines.
     """
 
-    __slots__ = ("_inner", "_outer", "open", "seal")
+    __slots__ = ("_inner", "_outer", "open", "prepared", "seal")
 
     def __init__(self, key: bytes) -> None:
         if len(key) != 32:
@@ -52,7 +53,8 @@ class Mac:
         padded = key.ljust(_BLOCK, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
-        self.seal, self.open = _make_seal_and_open(self._inner.copy, self._outer.copy)
+        self.prepared = self._inner.copy, self._outer.copy
+        self.seal, self.open = _make_seal_and_open(*self.prepared)
 
     def __repr__(self) -> str:
         return "<Mac>"
@@ -68,7 +70,7 @@ class Mac:
 
     def verify(self, number: int, data: Buffer, tag: Buffer) -> bool:
         """Return whether ``tag`` is the tag of ``data`` as record ``number``, in constant time."""
-        return _equal(self.tag(number, data), tag)
+        return same(self.tag(number, data), tag)
 
 
 def _make_seal_and_open(
@@ -79,7 +81,6 @@ def _make_seal_and_open(
     Both do what :meth:`Mac.tag` does; a call of it, its attributes and a second ``update`` would
     take as long as the hashing itself.
     """
-    pack_number, pack_length, unpack_length = _NUMBER.pack, _LENGTH.pack, _LENGTH.unpack_from
 
     def seal(number: int, frames: bytes) -> bytes:
         inner = copy_inner()
@@ -91,13 +92,13 @@ def _make_seal_and_open(
 
     def unseal(number: int, data: bytes) -> Optional[bytes]:
         size = len(data)
-        if size < HEAD_SIZE or unpack_length(data)[0] != size - HEAD_SIZE:
+        if size < HEAD_SIZE or data[:4] != pack_length(size - HEAD_SIZE):
             return None
         frames = data[HEAD_SIZE:]
         inner = copy_inner()
         inner.update(pack_number(number) + frames)
         outer = copy_outer()
         outer.update(inner.digest())
-        return frames if _equal(outer.digest(), data[4:HEAD_SIZE]) else None
+        return frames if same(outer.digest(), data[4:HEAD_SIZE]) else None
 
     return seal, unseal

@@ -414,8 +414,6 @@ class Fetching:
 
 
 def test_a_value_may_ask_the_far_end_how_it_is_pickled(near):
-    message, pending = near.exchange((Op.CALL, "echo", (Fetching(near),)))
-    assert near.load(message or near.wait_item(pending)) == 3
     assert ask(near, "echo", Fetching(near)) == 3
 
 

@@ -186,7 +186,7 @@ def test_a_flood_of_connects_from_one_address_does_not_keep_others_out(own_serve
         for thread in threads:
             thread.join()
     print(f"{count[0]} connects, {1e3 * max(times):.1f} ms for a client at most")
-    assert max(times) < 2.0
+    assert max(times) < 5.0
     until(lambda: own_server.connections() == 0)
 
 

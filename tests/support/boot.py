@@ -35,7 +35,10 @@ mkdir -p opt/packages
 cp -r "$@" opt/packages
 mount -t proc proc proc
 mount -t tmpfs tmpfs run
-mount --rbind /sys sys
+mount -t sysfs sysfs sys
+mount -t tmpfs tmpfs sys/fs/cgroup
+mkdir sys/fs/cgroup/systemd
+mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
 mount --rbind /dev dev
 mkdir old
 pivot_root . old

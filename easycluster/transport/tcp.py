@@ -129,8 +129,8 @@ class TcpCarrier:
 
 def _closed_silently(where: str) -> str:
     return (
-        f"{where}: the server closed the connection during the handshake; it has another key than ours, "
-        "does not allow this address, or is no EasyCluster server"
+        f"{where}: the server closed the connection during the handshake; it has another key than ours "
+        "(or has withdrawn it), does not allow this address, or is no EasyCluster server"
     )
 
 

@@ -8,15 +8,18 @@ import os
 import pty
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
+from support.keepers import Keepers, shake_hands
 
 import easycluster
 from easycluster import cli, keys
 from easycluster.errors import AuthenticationError, ConnectionLost, KeyFileError
+from easycluster.far import fdpass
 from easycluster.server import Server
 from easycluster.transport import keyring as keyring_module
 from easycluster.transport.keyring import KeyRing
@@ -279,6 +282,23 @@ def test_a_worker_that_cannot_be_interrupted_ends_with_its_key_too(folder, serve
     wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
     assert time.monotonic() - began < PROMISED
     wait_until(lambda: server.sessions == [])
+
+
+def test_a_keeper_that_does_not_end_is_let_go(folder):
+    alice = make(folder, "alice")
+    with Telling(0, keyfile=folder, bind="127.0.0.1", spawner=(keepers := Keepers())) as server:
+        server.start()
+        with socket.create_connection(("127.0.0.1", server.port), SOON) as client:
+            shake_hands(client, key=alice, key_id=key_id(alice))
+            with contextlib.closing(keepers.spawned.get(timeout=SOON)) as keeper:
+                keeper.take()[1].close()
+                began = time.monotonic()
+                (folder / "alice.key").unlink()
+                packet, _ = fdpass.recv_packet(keeper.sock)
+                assert packet == {"kind": "end", "reason": "the server has withdrawn its key 'alice'"}
+                assert keeper.sock.recv(1) == b""
+                assert time.monotonic() - began < PROMISED
+                assert server.sessions == []
 
 
 def test_a_single_key_file_can_be_replaced_too(folder, serve):

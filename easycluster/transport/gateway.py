@@ -249,8 +249,9 @@ class Gateway:
         # could be killed and leave it behind.  It also notes its process id for us: should Python hang before its
         # first line, there is nothing else to kill it by.
         script = f"folder={self._folder}; "
-        if not self._launched:
-            script += "mkdir -m 700 $folder || exit 1; "
+        if self._launched:
+            script += "[ -d $folder ] || "
+        script += "mkdir -m 700 $folder || exit 1; "
         script += "echo $$ >$folder/pid; "
         if settings:
             script += f"printf %b '{_octal(settings)}' >$folder/settings; "

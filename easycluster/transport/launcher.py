@@ -95,6 +95,15 @@ class Launcher:
         """Whether the process that started us has ended; its pipes may live on in children of its."""
         return os.getppid() != self.near
 
+    def near_has_left(self) -> bool:
+        """Whether nobody on the near side wants to know of us any more.
+
+        A process that is killed closes its pipes some time before its children get another parent.
+        """
+        poll = select.poll()
+        poll.register(1, 0)
+        return self.near_is_gone() or bool(poll.poll(0))
+
     def find_marker(self) -> bytes | None:
         """Read up to the line of a usable interpreter.
 
@@ -235,6 +244,7 @@ def main(folder: str) -> int:
         environment["SSH_ASKPASS_REQUIRE"] = "never"
     rest = None
     grace = 0.0
+    left = False
     try:
         if launcher.start([os.fsdecode(word) for word in command], environment):
             rest = launcher.find_marker()
@@ -246,27 +256,29 @@ def main(folder: str) -> int:
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 0)  # or ssh's end would go unnoticed while we hold the pipe that it reads
             launcher.pump(rest)
+            left = launcher.near_has_left()
             os.dup2(null, 1)
     except BrokenPipeError:
-        pass  # the near side has closed its end: the same as pump() returning
+        left = True  # the same as pump() returning
     finally:
         if launcher.child:
             launcher.finish(grace)
-        if launcher.near_is_gone():
+        if left or launcher.near_has_left():
             remove(folder)
+        if launcher.near_is_gone() and os.getpgrp() == os.getpid():
+            # What ssh may have left running in our session.
+            os.killpg(0, signal.SIGKILL)
     return 0 if rest is not None else 255
 
 
 def remove(folder: str) -> None:
-    """Remove the folder when the near side cannot do it any more, and what ssh may have left running in our session."""
+    """Remove the folder, which the near side cannot do any more, or is doing right now."""
     try:
         for name in os.listdir(folder):
             os.unlink(os.path.join(folder, name))
         os.rmdir(folder)
     except OSError:
         pass
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

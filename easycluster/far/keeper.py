@@ -44,6 +44,8 @@ _monotonic = time.monotonic
 
 # Seconds without a word from the near side after which it counts as gone.
 LEASE = 15.0
+# Ending takes a moment, and is to be over when the near side gives us up.
+USED_OF_LEASE = 0.9
 # Bytes of output that may be on their way before the near side has to say that it took some.
 OUTPUT_WINDOW = 1 << 20
 # What an error shows of the last words.
@@ -141,14 +143,14 @@ class Keeper:
 
     def _next_timeout(self) -> float:
         now = _monotonic()
-        moments = [self.last_heard + self.lease, *self._cancels.values()]
+        moments = [self.last_heard + self.lease * USED_OF_LEASE, *self._cancels.values()]
         if self._kill_at is not None:
             moments.append(self._kill_at)
         return max(0.0, min(moments) - now) + 0.001
 
     def _look_at_clock(self) -> None:
         now = _monotonic()
-        if now - self.last_heard > self.lease:
+        if now - self.last_heard > self.lease * USED_OF_LEASE:
             self.stop(f"no heartbeat for {self.lease:g} s")
         stuck = {request for request, moment in self._cancels.items() if moment <= now}
         if stuck:

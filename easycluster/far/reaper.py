@@ -12,11 +12,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Collection, List
+from typing import Collection, Dict, List, Set
 
 __all__ = ["become_subreaper", "kill_children", "kill_group"]
 
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+# Generations of children after which they are taken for a fork bomb.
+FERTILE = 4
 
 
 def become_subreaper() -> bool:
@@ -34,7 +38,9 @@ def become_subreaper() -> bool:
 def kill_children(spared: Collection[int] = ()) -> None:
     """Kill every child but some, and whatever falls to this process by that."""
     beyond_us = set(spared)
-    for _generation in range(100):
+    for generation in range(100):
+        if generation and generation % FERTILE == 0:
+            _stop_descendants(beyond_us)
         children = [pid for pid in _children() if pid not in beyond_us]
         # What runs as somebody else (sudo) would be waited for in vain.
         beyond_us.update([pid for pid in children if not kill_group(pid)])
@@ -46,6 +52,40 @@ def kill_children(spared: Collection[int] = ()) -> None:
                 os.waitpid(pid, 0)
             except ChildProcessError:
                 pass
+
+
+def _stop_descendants(spared: Collection[int]) -> None:
+    """Stop everything below this process but some, so that nothing forks faster than it is killed."""
+    stopped: Set[int] = set()
+    for _round in range(100):
+        parents = {pid: parent for pid, parent in _parents().items() if pid not in spared}
+        below = {os.getpid()}
+        size = 0
+        while size != len(below):
+            size = len(below)
+            below.update([pid for pid, parent in parents.items() if parent in below])
+        fresh = below - stopped - {os.getpid()}
+        if not fresh:
+            return
+        for pid in fresh:
+            try:
+                os.kill(pid, signal.SIGSTOP)
+            except OSError:
+                pass
+        stopped |= fresh
+
+
+def _parents() -> Dict[int, int]:
+    """Return the parent of every process."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as stat:
+                    found[int(name)] = int(stat.read().rpartition(")")[2].split()[1])
+            except (OSError, ValueError, IndexError):
+                continue
+    return found
 
 
 def _children() -> List[int]:

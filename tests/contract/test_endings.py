@@ -411,18 +411,21 @@ def cut(transport, client):
         os.kill(client._endpoint._carrier._gateway.local_pid, signal.SIGKILL)
 
 
-def test_a_cut_link_ends_every_call(transport, connect):
+@pytest.mark.fault("cut")
+def test_a_cut_link_ends_every_call(transport, connect, outcome):
     client = connect()
     pids = [client.os.getpid(), client.os.getppid(), *client.start_children()]
     threads = sleeping(client, 2)
+    begin = time.monotonic()
     cut(transport, client)
     for thread in threads:
         error = thread.join()
-        assert type(error) is ConnectionLost
+        outcome.saw(type(error).__name__, time.monotonic() - begin)
         assert (error.host, error.call) == (client.peername, "sleep()")
     with pytest.raises(ConnectionLost, match=r"; reconnect\(\) starts anew$"):
         client.sleep(0)
     assert wait_until_gone(pids) == []
+    outcome.cleaned("every far-side process and what it started")
 
 
 def test_a_killed_keeper_ends_every_call(connect):
@@ -491,14 +494,19 @@ def test_a_partition_is_noticed_on_both_sides(transport):
         assert wait_until_gone(pids, 3) == []
 
 
+@pytest.mark.fault("reboot")
 @without_relay
-def test_reconnect_after_the_link_was_cut(transport, connect):
+def test_reconnect_after_the_link_was_cut(transport, connect, outcome):
     client = connect()
+    thing = client.Thing()
     cut(transport, client)
-    with pytest.raises(ConnectionLost):
+    with outcome.raises(ConnectionLost):
         client.sleep(3)
     client.reconnect()
     assert client.Thing().get() == 1
+    with pytest.raises(StaleProxy):
+        thing.get()
+    outcome.cleaned("old proxies are stale; no call is repeated unasked")
 
 
 # The client's process ----------------------------------------------------------------------------

@@ -163,7 +163,7 @@ LINK_ROWS = (
     ),
     Row(
         "churn",
-        "100 connections opened and closed, with --long 1,000",
+        "10 connections opened and closed, with --long 100",
         (NOTHING,),
         None,
         "descriptors, threads, processes",
@@ -171,7 +171,7 @@ LINK_ROWS = (
     ),
     Row(
         "crowd",
-        "64 sessions at once",
+        "16 sessions connect at once, with --long 64",
         (NOTHING,),
         3.0,
         FAR_SIDE,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple
 
 from easycluster.far.session import Interrupted, WorkerSession
 from easycluster.link.operations import Op
-from easycluster.wire.frames import Frame, Kind
+from easycluster.wire.frames import Kind
 
 if TYPE_CHECKING:
     from easycluster.far.worker import Worker
@@ -66,19 +66,23 @@ class AuditedSession(WorkerSession):
         self.reports()
         self._pipe = worker.settings["audit"][0]
         self._socket = getattr(stream, "socket", None)
-        # Outcomes of requests that failed and are not written down yet.
+        # When requests began that are not answered yet, and the outcomes of those that failed.
+        self._began: Dict[int, float] = {}
         self._failed: Dict[int, str] = {}
 
-    def answer(self, message: Frame) -> None:
-        """As for any session."""
-        if message[0] == Kind.RELEASE:
-            super().answer(message)
-            return
-        self._note(message[2], lambda: super(AuditedSession, self).answer(message))
+    def send(self, kind: int, request: int, *args: Any, **kwargs: Any) -> Any:
+        """As for any session; an answer is written down before it leaves, since with it the session may end."""
+        if kind == Kind.REPLY or kind == Kind.RAISE:
+            began = self._began.pop(request, None)
+            micros = 0 if began is None else int((time.perf_counter() - began) * 1e6)
+            outcome = "ok" if kind == Kind.REPLY else self._failed.pop(request, "cancelled")
+            self._write(f"e\t{request}\t{_one_word(outcome)}\t{micros}\t{self._count_bytes()}\n")
+        return super().send(kind, request, *args, **kwargs)
 
     def report(self, operation: Any) -> None:
         """Write down that a request begins."""
         request = self.inside.get(get_ident(), 0)
+        self._began[request] = time.perf_counter()
         self._write(f"b\t{request}\t{_one_word(name_operation(operation))}\n")
         if self.worker.report_calls:
             super().report(operation)
@@ -91,16 +95,6 @@ class AuditedSession(WorkerSession):
             name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
             self._failed[request] = "cancelled" if kind is Interrupted else name
         return super().dump_failure(exc)
-
-    def _note(self, request: int, answer: Callable[[], None]) -> None:
-        began = time.perf_counter()
-        outcome = "cancelled"
-        try:
-            answer()
-            outcome = self._failed.pop(request, "ok")
-        finally:
-            micros = int((time.perf_counter() - began) * 1e6)
-            self._write(f"e\t{request}\t{_one_word(outcome)}\t{micros}\t{self._count_bytes()}\n")
 
     def _count_bytes(self) -> str:
         """Return how many bytes the link has carried in each direction, as far as the system can tell."""

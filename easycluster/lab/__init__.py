@@ -13,6 +13,7 @@ from easycluster.lab.host import GpuNode, Host, SanTarget
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.inventory import DEFAULT_FIXTURES, FixtureEntry, HostEntry, Inventory, Quarantine, Role
 from easycluster.lab.lab import Lab
+from easycluster.lab.losses import Aftermath, NotLost, is_loss
 from easycluster.lab.parallel import HostErrors
 from easycluster.lab.positions import InventoryError, Place, Problem
 from easycluster.lab.reader import read_inventory
@@ -21,6 +22,7 @@ from easycluster.lab.where import Where, WhereError
 
 __all__ = [
     "DEFAULT_FIXTURES",
+    "Aftermath",
     "FixtureEntry",
     "GpuNode",
     "Host",
@@ -33,6 +35,7 @@ __all__ = [
     "LabRequestError",
     "Need",
     "NoHostFits",
+    "NotLost",
     "Place",
     "Problem",
     "Quarantine",
@@ -41,6 +44,7 @@ __all__ = [
     "Secret",
     "Where",
     "WhereError",
+    "is_loss",
     "make_need",
     "read_inventory",
 ]

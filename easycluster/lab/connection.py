@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from easycluster.errors import ConnectError, ConnectionClosed
+from easycluster.errors import ConnectError, ConnectionClosed, SessionError
+from easycluster.lab.losses import Aftermath, LossMemory, NotLost, boot_id, kernel_log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Iterator, Sequence
 
     from easycluster.lab.dial import Client, Dialer
     from easycluster.lab.inventory import HostEntry
-
-# Several tests on a host that does not answer cost one connect timeout; then it is given another chance.
-RETRY_AFTER: Final = 60.0
 
 Output = tuple[str, str]
 
@@ -45,8 +43,17 @@ class HostConnection:
         # Held while connecting, so that a host is connected once however many threads ask.
         self._lock = threading.Lock()
         self._client: Client | None = None
-        # With its traceback as it was: each time it is raised, frames are added to the one it has.
-        self._failure: tuple[Exception, TracebackType | None, float] | None = None
+        self.memory = LossMemory()
+        # Which boot we were last connected to, and whether the next one may be another.
+        self.boot_id = ""
+        self.may_reboot = False
+        # Kernel logs of reboots that nobody had asked for; taken by take_reboots().
+        self._reboots: list[str] = []
+        # How many expect_loss() blocks are open.
+        self._expecting = 0
+        self._aftermath = Aftermath()
+        # When the far side last wrote something, on the monotonic clock.
+        self.last_output = 0.0
         self._closed = threading.Event()
         # Appended to by the thread that reads the far side's output, taken by take_output().
         self._output: list[Output] = []
@@ -68,27 +75,28 @@ class HostConnection:
 
     def renew(self) -> Client:
         """Like :meth:`client`, but a lost connection is replaced: a new test starts on a new session."""
-        client = self._client
-        if client is not None and not client.connected:
-            with self._lock:
-                if self._client is client:
-                    self._client = None
-            client.close()
+        self.drop_lost()
         return self.client()
 
-    def _open(self) -> Client:
+    def _open(self, *, counts: bool = True) -> Client:
         with self._lock:
             if self._closed.is_set():
                 raise ConnectionClosed("the lab is closed", host=self._entry.name)
             if self._client is not None:
                 return self._client
-            if self._failure is not None and time.monotonic() - self._failure[2] < RETRY_AFTER:
-                raise _again(*self._failure)
-            self._failure = None
+            remembered = self.memory.remembered()
+            if remembered is not None:
+                raise remembered
             try:
                 client = self._dialer(self._entry, self._definitions(), self._take_in)
             except Exception as exc:
-                self._failure = (exc, exc.__traceback__, time.monotonic())
+                self.memory.remember(exc, counts=counts)
+                raise
+            self.memory.forget()
+            try:
+                self._meet(client)
+            except BaseException:  # Ctrl-C: nobody has the client yet
+                client.close()
                 raise
             if not self._closed.is_set():
                 self._client = client
@@ -96,8 +104,75 @@ class HostConnection:
         client.close()
         raise ConnectionClosed("the lab was closed while connecting", host=self._entry.name)
 
+    def _meet(self, client: Client) -> None:
+        """Find out whether this is still the boot that we know."""
+        before, self.boot_id = self.boot_id, boot_id(client) or self.boot_id
+        if before and before != self.boot_id and not self.may_reboot:
+            self._reboots.append(kernel_log(client))
+        self.may_reboot = False
+
+    # Losses ------------------------------------------------------------------------------------
+
+    def drop_lost(self) -> None:
+        """Let go of a client that was lost: the next use connects anew."""
+        client = self._client
+        if client is not None and not client.connected:
+            self._drop(client)
+
+    def _drop(self, client: Client) -> None:
+        with self._lock:
+            if self._client is client:
+                self._client = None
+        client.close()
+
+    def after_loss(self) -> Aftermath:
+        """Find out what became of the host after its connection was lost, by connecting anew, once for each loss."""
+        client = self._client
+        if self._expecting:
+            return Aftermath(expected=True)
+        if client is None or client.connected:
+            return self._aftermath
+        self.memory.count += 1
+        self._drop(client)
+        try:
+            # The same loss, however many errors it takes.
+            self._open(counts=False)
+        except Exception as exc:  # noqa: BLE001  # said in the report
+            self._aftermath = Aftermath(trouble=str(exc))
+        else:
+            reboots = self.take_reboots()
+            self._aftermath = Aftermath(answers=True, rebooted=bool(reboots), kernel_log="\n".join(reboots))
+        return self._aftermath
+
+    def take_reboots(self) -> list[str]:
+        """The kernel log (``""`` if not to be had) of each reboot nobody asked for, since the last time."""
+        taken, self._reboots = self._reboots, []
+        return taken
+
+    @contextlib.contextmanager
+    def expect_loss(self, timeout: float) -> Iterator[None]:
+        """See :meth:`easycluster.lab.Host.expect_loss`."""
+        client = self.client()
+        self._expecting += 1
+        try:
+            try:
+                yield
+            except (SessionError, ConnectError) as exc:
+                if exc.host != self._entry.name:
+                    raise
+            end = time.monotonic() + timeout
+            while client.connected:
+                if time.monotonic() > end:
+                    raise NotLost(f"{self._entry.name} was expected to be lost, but still answers after {timeout:g} s")
+                time.sleep(0.02)
+            self.may_reboot = True
+            self._drop(client)
+        finally:
+            self._expecting -= 1
+
     def _take_in(self, stream: str, text: str) -> None:
         self._output.append((stream, text))
+        self.last_output = time.monotonic()
         if self._live is not None:
             self._live(self._entry.name, stream, text)
 
@@ -122,12 +197,3 @@ class HostConnection:
         client, self._client = self._client, None
         if client is not None:
             client.close()
-
-
-def _again(failure: Exception, traceback: TracebackType | None, when: float) -> Exception:
-    """The remembered failure, saying how old it is."""
-    ago = time.monotonic() - when
-    if not isinstance(failure, ConnectError):
-        return failure.with_traceback(traceback)
-    message = f"{failure.message} (tried {ago:.0f} s ago; not tried again within {RETRY_AFTER:.0f} s)"
-    return type(failure)(message, failure.host, failure.details)

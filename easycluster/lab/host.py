@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import os
     import subprocess
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from easycluster.lab.connection import HostConnection
     from easycluster.lab.inventory import HostEntry
@@ -19,9 +20,9 @@ class Host:
     """A host: ``host.f(x)`` calls ``f`` of its role's code over there.
 
     The names of ours are ``name``, ``address``, ``call``, ``run``, ``put``, ``get``, ``power``, ``reboot``,
-    ``console``, ``link``, ``undo``, ``remote``, ``gpu`` and ``san``; every other name is looked up in the role's code
-    and then among everything else the far side has.  ``host.remote.x`` is always the far side's ``x``.  The first use
-    connects.
+    ``console``, ``link``, ``undo``, ``expect_loss``, ``remote``, ``gpu`` and ``san``; every other name is looked up in
+    the role's code and then among everything else the far side has.  ``host.remote.x`` is always the far side's ``x``.
+    The first use connects.
     """
 
     __slots__ = ("__weakref__", "_connection", "_entry")
@@ -135,6 +136,20 @@ class Host:
         from easycluster.remote import get
 
         get(self.remote, source, target, progress=progress, mode=mode)
+
+    def expect_loss(self, timeout: float = 30.0) -> AbstractContextManager[None]:
+        """Say that the host is going to be lost: ``with host.expect_loss(): host.run("reboot -f")``.
+
+        What the loss raises inside the block ends the block and is forgotten; the next use connects anew, and the
+        host may have rebooted meanwhile.  Around the ``yield`` of a fixture it holds for the test.
+
+        Args:
+            timeout: How long the host may still answer after the block, in seconds.
+
+        Raises:
+            NotLost: If it still answers then.
+        """
+        return self._connection.expect_loss(timeout)
 
     def power(self, action: str, **options: Any) -> NoReturn:
         """Switch the host's power.  Not there yet."""

@@ -11,6 +11,7 @@ from easycluster.lab.connection import HostConnection
 from easycluster.lab.dial import dial
 from easycluster.lab.host import Host, host_class
 from easycluster.lab.hosts import Hosts
+from easycluster.lab.parallel import run_all
 from easycluster.lab.reader import read_inventory
 from easycluster.lab.rolecode import define_module
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from easycluster.lab.dial import Dialer
     from easycluster.lab.inventory import HostEntry, Inventory
+    from easycluster.lab.losses import Aftermath
     from easycluster.lab.where import Where
 
 CLOSE_TIMEOUT = 5.0
@@ -146,6 +148,23 @@ class Lab:
                 if texts:
                     found[name] = texts
         return found
+
+    def after_losses(self, names: Iterable[str]) -> dict[str, Aftermath]:
+        """What became of hosts whose connections were lost; connects to them anew, at once, each loss once."""
+        return run_all({name: self._every[name]._connection.after_loss for name in names if name in self._every})[0]
+
+    def drop_lost(self) -> None:
+        """Let go of connections that were lost: the next use of their hosts makes new ones."""
+        run_all({host.name: host._connection.drop_lost for host in self._every.values() if host._connection.is_open})
+
+    def take_reboots(self) -> dict[str, list[str]]:
+        """Kernel logs of reboots nobody asked for, by host, since the last time."""
+        found = {name: host._connection.take_reboots() for name, host in self._every.items()}
+        return {name: [self.inventory.mask(text) for text in texts] for name, texts in found.items() if texts}
+
+    def last_output(self, name: str) -> float:
+        """When a host last wrote something, on the monotonic clock."""
+        return self._every[name]._connection.last_output if name in self._every else 0.0
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> list[str]:
         """Close every connection.

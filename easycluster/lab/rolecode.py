@@ -36,6 +36,7 @@ HOST_NAMES: Final = (
     "console",
     "link",
     "undo",
+    "expect_loss",
     "remote",
     "gpu",
     "san",

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 from easycluster.errors import EasyClusterError
 from easycluster.lab.positions import did_you_mean
-from easycluster.lab.where import UnlikeTypes, Where, WhereError
+from easycluster.lab.ranges import collapse
+from easycluster.lab.search import Slot, TooManySteps, assign
+from easycluster.lab.where import UnlikeTypes, Where, WhereError, lookup, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from easycluster.lab.inventory import HostEntry, Inventory
-
-# Choosing tries combinations; with honest labs it never comes near this.
-MAX_STEPS = 100_000
 
 
 class NoHostFits(EasyClusterError, LookupError):
@@ -49,12 +48,16 @@ class Need:
         count: How many hosts.
         where: Condition on each of them, or None.
         distinct: Capabilities or variables in which they must all differ.
+        label: What the test calls its host, such as ``sender``, or ``""``.
+        family: Needs with the same name, given together, must differ from each other in ``distinct``, too.
     """
 
     role: str
     count: int = 1
     where: Where | None = None
     distinct: tuple[str, ...] = ()
+    label: str = ""
+    family: str = ""
 
     def __str__(self) -> str:
         parts = [f"{self.count} host{'s' * (self.count != 1)} with role {self.role}"]
@@ -62,14 +65,23 @@ class Need:
             parts.append(f"where {self.where}")
         if self.distinct:
             parts.append(f"of different {' and '.join(self.distinct)}")
+        if self.label:
+            parts.append(f"as {self.label}")
         return " ".join(parts)
 
 
-def make_need(role: str, count: int = 1, where: str | Where | None = None, distinct: str | Sequence[str] = ()) -> Need:
-    """A need from what a test wrote.
+def make_need(
+    role: str,
+    count: int = 1,
+    where: str | Where | None = None,
+    distinct: str | Sequence[str] = (),
+    label: str = "",
+    family: str = "",
+) -> Need:
+    """A need from what a test wrote; the arguments are the attributes of :class:`Need`.
 
     Raises:
-        LabRequestError: If ``where`` is not a condition or ``count`` not a number above 0.
+        LabRequestError: If ``where`` is not a condition, ``distinct`` not names or ``count`` not a number above 0.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise LabRequestError(f"count={count!r} is not a number of hosts; write 1 or more")
@@ -78,27 +90,41 @@ def make_need(role: str, count: int = 1, where: str | Where | None = None, disti
             where = Where(where)
         except WhereError as exc:
             raise LabRequestError(str(exc)) from None
-    return Need(role, count, where, (distinct,) if isinstance(distinct, str) else tuple(distinct))
+    elif where is not None and not isinstance(where, Where):
+        raise LabRequestError(f"where={where!r} is not a condition; write a text such as where='gpus >= 4'")
+    keys = (distinct,) if isinstance(distinct, str) else distinct
+    if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) and key for key in keys):
+        raise LabRequestError(f"distinct={distinct!r} names nothing; write distinct='rack' or a list of such names")
+    return Need(role, count, where, tuple(keys), label, family)
 
 
 def check_need(inventory: Inventory, need: Need) -> None:
     """Refuse a need that names something this lab has never heard of: a typo must not look like missing hardware.
 
     Raises:
-        LabRequestError: If the role, or a name of the condition or of ``distinct``, is not known in the lab.
+        LabRequestError: If the role, or a name of the condition or of ``distinct``, is not known in the lab, or the
+            condition compares what a host has with something of another kind.
     """
     if need.role not in inventory.roles:
         roles = {name: role.place for name, role in inventory.roles.items()}
         hint = did_you_mean(need.role, roles) or f"its roles: {' '.join(roles) or 'none'}"
         raise LabRequestError(f"lab {inventory.name!r} has no role {need.role!r}; {hint}")
-    if inventory.roles[need.role].probe:
-        return  # the hosts themselves may know more names
-    known = inventory.known_names()
     names = [name for name, _ in need.where.names()] if need.where is not None else []
-    for name in [*names, *need.distinct]:
-        if name.partition(".")[0] not in known:
-            hint = did_you_mean(name, list(known)) or f"known: {' '.join(sorted(known))}"
-            raise LabRequestError(f"no host of lab {inventory.name!r} has a capability or variable {name!r}; {hint}")
+    if not inventory.roles[need.role].probe:  # else the hosts themselves may know more names
+        known = inventory.known_names()
+        for name in [*names, *need.distinct]:
+            if name not in known and name.partition(".")[0] not in known:
+                hint = did_you_mean(name, list(known)) or f"known: {' '.join(sorted(known))}"
+                raise LabRequestError(
+                    f"no host of lab {inventory.name!r} has a capability or variable {name!r}; {hint}"
+                )
+    if need.where is not None:
+        for host in inventory.hosts.values():
+            if need.role in host.roles:
+                try:
+                    need.where.evaluate(host.values())
+                except UnlikeTypes as exc:
+                    raise LabRequestError(f"host {host.name!r}: {exc} in the condition {str(need.where)!r}") from None
 
 
 def reason_against(host: HostEntry, need: Need, inventory: Inventory, test: str = "") -> str:
@@ -107,28 +133,50 @@ def reason_against(host: HostEntry, need: Need, inventory: Inventory, test: str 
         return f"role {', '.join(host.roles)}" if host.roles else "no role"
     if not host.enabled:
         return f'disabled "{host.reason}"' if host.reason else "disabled"
-    today = datetime.date.today()
-    for entry in inventory.quarantine:
-        if entry.applies(host.name, test, today):
-            return f'quarantined "{entry.reason}"'
+    if host.left_out:
+        return host.left_out
+    reason = quarantine_reason(host.name, inventory, test)
+    if reason:
+        return reason
+    values = host.values()
     if need.where is not None:
         try:
-            outcome = need.where.evaluate(host.values())
+            outcome = need.where.evaluate(values)
         except UnlikeTypes as exc:
             return str(exc)
         if not outcome.holds:
             return outcome.why
+    missing = [key for key in need.distinct if not lookup(values, key)[0]]
+    return f"no {missing[0]}" if missing else ""
+
+
+def quarantine_reason(host: str, inventory: Inventory, test: str) -> str:
+    """Why ``test`` must keep off a host for now, ``""`` if it need not."""
+    today = datetime.date.today()
+    for entry in inventory.quarantine:
+        if entry.applies(host, test, today):
+            return f'quarantined "{entry.reason}"'
     return ""
 
 
-def choose(inventory: Inventory, needs: Iterable[Need], test: str = "", prefer: Sequence[str] = ()) -> list[HostEntry]:
+def choose(
+    inventory: Inventory,
+    needs: Iterable[Need],
+    test: str = "",
+    prefer: Sequence[str] = (),
+    avoid: Iterable[str] = (),
+) -> list[HostEntry]:
     """Pick hosts for every need, each host once.
+
+    Among several ways to do it the first need gets the best hosts it can have, then the second, and so on; best are
+    preferred hosts in their order, then those not to be avoided, then those that come first in the inventory.
 
     Args:
         inventory: The lab.
         needs: What is needed, in the order wanted.
         test: Name of the test, for the quarantine list.
-        prefer: Names of hosts to take first where they fit; otherwise the order of the file decides.
+        prefer: Names of hosts to take first where they fit: those leased already.
+        avoid: Names of hosts to take only if others do not suffice: those that somebody else has.
 
     Returns:
         The hosts of the first need, then those of the second, and so on.
@@ -141,76 +189,68 @@ def choose(inventory: Inventory, needs: Iterable[Need], test: str = "", prefer: 
     for need in wanted:
         check_need(inventory, need)
     rank = {name: number for number, name in enumerate(prefer)}
-    hosts = sorted(inventory.hosts.values(), key=lambda host: rank.get(host.name, len(rank)))
+    busy = set(avoid)
+    hosts = sorted(inventory.hosts.values(), key=lambda host: (rank.get(host.name, len(rank)), host.name in busy))
     fitting = [[host for host in hosts if not reason_against(host, need, inventory, test)] for need in wanted]
-    picked = _Assignment(wanted, fitting).find()
-    if picked is not None:
-        return picked
-    raise _no_fit(inventory, wanted, fitting, test)
+    try:
+        picked = assign(_slots(wanted, fitting))
+    except TooManySteps as exc:
+        raise LabRequestError(f"lab {inventory.name!r}: {' and '.join(map(str, wanted))}: {exc}") from None
+    if picked is None:
+        raise _no_fit(inventory, wanted, fitting, test)
+    return [inventory.hosts[name] for name in picked]
 
 
-class _Assignment:
-    """Gives every need its hosts; tries the first fitting ones and goes back where that leads nowhere."""
+def _slots(needs: Sequence[Need], fitting: Sequence[Sequence[HostEntry]]) -> list[Slot]:
+    """A slot for every host that is needed."""
+    found: list[Slot] = []
+    families: dict[tuple[str, tuple[str, ...]], int] = {}
+    for number, (need, hosts) in enumerate(zip(needs, fitting, strict=True)):
+        traits = {host.name: tuple(_trait(host, key) for key in need.distinct) for host in hosts}
+        names = tuple(host.name for host in hosts)
+        family = families.setdefault((need.family, need.distinct), number) if need.family else number
+        found += [Slot(names, number, family, traits)] * need.count
+    return found
 
-    def __init__(self, needs: list[Need], fitting: list[list[HostEntry]]) -> None:
-        self._slots = [(number, need) for number, need in enumerate(needs) for _ in range(need.count)]
-        self._fitting = fitting
-        self._picked: list[HostEntry] = []
-        self._steps = 0
 
-    def find(self) -> list[HostEntry] | None:
-        needed: dict[int, int] = {}
-        for number, _ in self._slots:
-            needed[number] = needed.get(number, 0) + 1
-        if any(len(self._fitting[number]) < count for number, count in needed.items()):
-            return None
-        return list(self._picked) if self._fill(0) else None
-
-    def _fill(self, slot: int) -> bool:
-        if slot == len(self._slots):
-            return True
-        number, need = self._slots[slot]
-        first = self._first(slot, number)
-        for index in range(first, len(self._fitting[number])):
-            host = self._fitting[number][index]
-            self._steps += 1
-            if self._steps > MAX_STEPS:
-                return False
-            if host in self._picked or not self._differs(host, slot, number, need):
-                continue
-            self._picked.append(host)
-            if self._fill(slot + 1):
-                return True
-            self._picked.pop()
-        return False
-
-    def _first(self, slot: int, number: int) -> int:
-        """Hosts of one need keep their order, so that no combination is tried twice."""
-        if slot and self._slots[slot - 1][0] == number:
-            return self._fitting[number].index(self._picked[-1]) + 1
-        return 0
-
-    def _differs(self, host: HostEntry, slot: int, number: int, need: Need) -> bool:
-        if not need.distinct:
-            return True
-        others = [self._picked[one] for one in range(slot) if self._slots[one][0] == number]
-        mine = host.values()
-        return all(
-            key in mine and all(other.values().get(key) != mine[key] for other in others) for key in need.distinct
-        )
+def _trait(host: HostEntry, key: str) -> str:
+    """A value as something that can be compared and hashed: lists are values, too."""
+    return repr(lookup(host.values(), key)[1])
 
 
 def _no_fit(inventory: Inventory, needs: list[Need], fitting: list[list[HostEntry]], test: str) -> NoHostFits:
     """Say what is missing, and about every host of the lab why it is not the one."""
-    short = [need for need, hosts in zip(needs, fitting, strict=True) if len(hosts) < need.count]
-    blamed = short or needs
-    words = " and ".join(str(need) for need in blamed)
+    scarce = [need for need, hosts in zip(needs, fitting, strict=True) if len(hosts) < need.count]
+    blamed = list(dict.fromkeys(scarce or needs))
     reasons: dict[str, str] = {}
-    lines = []
+    words: dict[str, str] = {}
     for host in inventory.hosts.values():
         against = [reason_against(host, need, inventory, test) for need in blamed]
-        reasons[host.name] = "" if "" in against else against[0]
-        lines.append(f"{host.name}: {reasons[host.name] or 'fits'}")
-    fits = "" if short else "; the hosts that fit do not suffice for all of it at once"
-    have = "; ".join(lines) if lines else "no hosts"
-    return NoHostFits(f"lab {inventory.name!r} lacks {words} (have: {have}){fits}", words, reasons)
+        fits = [need for need, reason in zip(blamed, against, strict=True) if not reason]
+        # Of several reasons the one about a host of the right role says more than that it has another.
+        best = next((one for one, need in zip(against, blamed, strict=True) if need.role in host.roles), against[0])
+        reasons[host.name] = "" if fits else best
+        words[host.name] = best if not fits else _how_it_fits(host, fits, [] if scarce else blamed)
+    asked = " and ".join(str(need) for need in blamed)
+    have = "; ".join(f"{collapse(names)}: {why}" for why, names in _by_reason(words).items()) or "no hosts"
+    end = "" if scarce else "; the hosts that fit do not suffice for all of it at once"
+    return NoHostFits(f"lab {inventory.name!r} lacks {asked} (have: {have}){end}", asked, reasons)
+
+
+def _how_it_fits(host: HostEntry, fits: list[Need], blamed: list[Need]) -> str:
+    """``fits``; with what must differ, and with the role where several are asked for."""
+    keys = dict.fromkeys(key for need in fits for key in need.distinct) if blamed else ()
+    shown = [f"{key} {short(lookup(host.values(), key)[1])}" for key in keys]
+    roles = dict.fromkeys(need.role for need in fits)
+    several = len({need.role for need in blamed}) > 1
+    return " ".join(
+        ["fits", *([" and ".join(roles)] if several else []), *([f"({', '.join(shown)})"] if shown else [])]
+    )
+
+
+def _by_reason(words: Mapping[str, str]) -> dict[str, list[str]]:
+    """Hosts of which the same is to be said, together."""
+    found: dict[str, list[str]] = {}
+    for name, why in words.items():
+        found.setdefault(why, []).append(name)
+    return found

@@ -57,6 +57,7 @@ class HostEntry:
         timeouts: Spans in seconds by name: ``connect``, ``call``, ``silence``, ``transfer``, ``test`` ...
         enabled: False if the file takes it out.
         reason: Why.
+        left_out: Why this run does not use it although the file has it, ``""`` if it does.
         settings: Every other setting by key: ``lock``, ``power``, ``console``, ``artifacts``, ``restore`` ...
         origin: Where each setting was last set.
     """
@@ -72,6 +73,7 @@ class HostEntry:
     timeouts: Mapping[str, float] = field(default_factory=dict)
     enabled: bool = True
     reason: str = ""
+    left_out: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Place] = field(default_factory=dict)
 

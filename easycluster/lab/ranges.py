@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # A mistyped range such as [1:1000000000] must not fill the memory.
 MAX_HOSTS = 10_000
@@ -64,6 +68,35 @@ def expand(text: str) -> list[RangeName]:
         if not _NAME.fullmatch(name.name):
             raise RangeError(f"{name.name!r} is not a host name (letters, digits, '.', '-' and '_')", 0, len(text))
     return names
+
+
+def collapse(names: Iterable[str]) -> str:
+    """Names as short as ranges make them, separated by spaces: ``gpu[01:04] san1``; three in a row make a range."""
+    runs: list[list[tuple[str, str, str]]] = []
+    for name in names:
+        match = re.fullmatch(r"(.*?)([0-9]+)([^0-9]*)", name)
+        piece = (match[1], match[2], match[3]) if match else (name, "", "")
+        if runs and _follows(runs[-1][-1], piece):
+            runs[-1].append(piece)
+        else:
+            runs.append([piece])
+    words: list[str] = []
+    for run in runs:
+        if len(run) > 2:
+            (head, first, tail), (_, last, _) = run[0], run[-1]
+            words.append(f"{head}[{first}:{last}]{tail}")
+        else:
+            words += ["".join(piece) for piece in run]
+    return " ".join(words)
+
+
+def _follows(before: tuple[str, str, str], piece: tuple[str, str, str]) -> bool:
+    """Whether one name counts one further than another in a way that a range would write."""
+    (head, number, tail), (other_head, other, other_tail) = before, piece
+    if (head, tail) != (other_head, other_tail) or not number or not other or len(other) > 9:
+        return False
+    padded = number[0] == "0" and len(number) > 1
+    return other == str(int(number) + 1).zfill(len(number) if padded else 0)
 
 
 def _joined(fixed: list[str], values: tuple[str, ...]) -> RangeName:

@@ -4,12 +4,16 @@ Grammar::
 
     either    = both {"or" both}
     both      = single {"and" single}
-    single    = "not" single | "(" either ")" | name | name operator literal
-    operator  = "==" "!=" "<" "<=" ">" ">=" "in" "contains"
+    single    = "not" single | "(" either ")" | name | name operator literal | literal ["not"] "in" name
+    operator  = "==" "!=" "<" "<=" ">" ">=" "in" "not in" "contains"
     literal   = number | 'text' | "text" | true | false | "[" literal {"," literal} "]"
 
 A name is a capability or variable of the host, with dots into nested ones.  A bare name holds when it is there and
-is not false, 0 or empty.  A comparison of unlike types is an error, never just false.
+is not false, 0 or empty.  A comparison of unlike types is an error, never just false.  Texts are ordered as versions
+are: ``'580.9' < '580.10'``.
+
+Parsed by hand and not with :mod:`ast`: ``contains`` and names with dashes are not Python, and every fault has its
+column.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 _TOKEN = re.compile(
     r"\s*(?:(?P<op><=|>=|==|!=|<|>|=|[()\[\],])|(?P<quoted>'[^']*'|\"[^\"]*\")|(?P<word>[^\s<>=!()\[\],'\"]+)|(?P<odd>\S))"
 )
+_VERSION = re.compile(r"v?[0-9]+(?:\.[0-9]+)+(?:[.+~_-]?[A-Za-z0-9]+)*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z_][A-Za-z0-9_-]*)*")
 _ORDER: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "<": operator.lt,
@@ -96,26 +101,32 @@ class _Test:
         yield self.name, self.position
 
     def evaluate(self, values: Mapping[str, Any]) -> Outcome:
-        found, value = _lookup(values, self.name)
+        found, value = lookup(values, self.name)
         if not found:
             return Outcome(False, f"no {self.name}")
         if not self.sign:
-            return Outcome(bool(value), "" if value else f"{self.name} is {_short(value)}")
+            return Outcome(bool(value), "" if value else f"{self.name} is {short(value)}")
         holds = self._compare(value)
-        return Outcome(holds, "" if holds else f"{self.name} is {_short(value)}")
+        return Outcome(holds, "" if holds else f"{self.name} is {short(value)}")
 
     def _compare(self, value: Any) -> bool:
         if self.sign == "contains":
             if not isinstance(value, (list, tuple, dict, str)):
                 raise UnlikeTypes(self.name, value, "list's item")
             return self.literal in value
-        if self.sign == "in":
-            return any(_kind(one) == _kind(value) and one == value for one in self.literal)
-        if _kind(value) != _kind(self.literal):
-            raise UnlikeTypes(self.name, value, _kind(self.literal))
+        if self.sign in ("in", "not in"):
+            listed = any(_kind(one) == _kind(value) and one == value for one in self.literal)
+            return listed == (self.sign == "in")
+        mine, literal = _alike(value, self.literal)
+        if _kind(mine) != _kind(literal):
+            raise UnlikeTypes(self.name, value, _kind(literal))
         if self.sign in _ORDER:
-            return _ORDER[self.sign](value, self.literal)
-        return bool((value == self.literal) == (self.sign == "=="))
+            if isinstance(literal, str):
+                mine, literal = _version(mine), _version(literal)
+            elif _kind(literal) != "number":
+                raise UnlikeTypes(self.name, value, "number")
+            return _ORDER[self.sign](mine, literal)
+        return bool((mine == literal) == (self.sign == "=="))
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,7 @@ class _Not:
         outcome = self.inner.evaluate(values)
         if not outcome.holds:
             return Outcome(True)
-        words = [f"{name} is {_short(_lookup(values, name)[1])}" for name, _ in self.inner.names()]
+        words = [f"{name} is {short(lookup(values, name)[1])}" for name, _ in self.inner.names()]
         return Outcome(False, ", ".join(dict.fromkeys(words)))
 
 
@@ -223,17 +234,40 @@ class Where:
                 raise self._error("')' is missing")
             self._take()
             return inner
-        if token.quoted or token.text in _KEYWORDS or not _NAME.fullmatch(token.text):
-            raise self._error(f"{token.text!r} is not the name of a capability", token)
+        if token.quoted or typed(token.text) in (True, False) or _is_number(token.text):
+            return self._listed(token)
+        self._check_name(token)
         if self._peek() == "=":
             raise self._error("write '==' to compare")
-        if self._peek() not in _OPERATORS:
+        if self._peek() not in {*_OPERATORS, "not"}:
             return _Test(token.text, token.position)
         sign = self._take().text
+        if sign == "not":
+            if self._peek() != "in":
+                raise self._error("'in' is missing after 'not'")
+            sign = f"not {self._take().text}"
         literal = self._literal()
-        if sign == "in" and not isinstance(literal, list):
+        if sign in ("in", "not in") and not isinstance(literal, list):
             raise self._error("'in' takes a list, as in  gpu_model in ['H100', 'H200']", self._tokens[self._at - 1])
         return _Test(token.text, token.position, sign, literal)
+
+    def _listed(self, token: _Token) -> _Node:
+        """``'iscsi' in protocols``, which is ``protocols contains 'iscsi'``."""
+        negated = self._peek() == "not"
+        if negated:
+            self._take()
+        if self._peek() != "in":
+            raise self._error(f"{token.text!r} is not the name of a capability", token)
+        self._take()
+        name = self._take()
+        self._check_name(name)
+        literal = token.text[1:-1] if token.quoted else typed(token.text)
+        test = _Test(name.text, name.position, "contains", literal)
+        return _Not(test) if negated else test
+
+    def _check_name(self, token: _Token) -> None:
+        if token.quoted or token.text in _KEYWORDS or not _NAME.fullmatch(token.text):
+            raise self._error(f"{token.text!r} is not the name of a capability", token)
 
     def _literal(self) -> Any:
         token = self._take()
@@ -267,7 +301,8 @@ def _tokens(text: str) -> list[_Token]:
     return found
 
 
-def _lookup(values: Mapping[str, Any], name: str) -> tuple[bool, Any]:
+def lookup(values: Mapping[str, Any], name: str) -> tuple[bool, Any]:
+    """Whether there is a value of this name, with dots into nested ones, and the value."""
     if name in values:
         return True, values[name]
     value: Any = values
@@ -288,6 +323,28 @@ def _kind(value: object) -> str:
     return "list" if isinstance(value, (list, tuple)) else "mapping" if isinstance(value, dict) else "value"
 
 
-def _short(value: object) -> str:
+def _is_number(text: str) -> bool:
+    return isinstance(typed(text), (int, float))
+
+
+def _alike(value: Any, literal: Any) -> tuple[Any, Any]:
+    """A number and a version as two versions: ``driver: 1.9`` is a number in YAML, ``driver: 1.10`` is not."""
+    if _kind(value) == "number" and isinstance(literal, str) and _VERSION.fullmatch(literal):
+        return str(value), literal
+    if _kind(literal) == "number" and isinstance(value, str) and _VERSION.fullmatch(value):
+        return value, str(literal)
+    return value, literal
+
+
+def _version(text: str) -> list[tuple[int, int, str]]:
+    """``text`` cut so that comparing compares its numbers as numbers."""
+    pieces = re.findall(r"[0-9]+|[A-Za-z]+", text)
+    # Numbers after letters: 2.0 comes after 2.0rc1 only by its length, so the end counts as more than a word.
+    cut = [(2, int(piece), "") if piece.isdigit() else (0, 0, piece.casefold()) for piece in pieces]
+    return [*cut, (1, 0, "")]
+
+
+def short(value: object) -> str:
+    """A value in few words."""
     text = repr(value) if isinstance(value, (list, dict)) else described(value).replace("the number ", "")
     return text.replace("the text ", "") if len(text) <= 60 else text[:57] + "..."

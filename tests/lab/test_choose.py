@@ -6,6 +6,7 @@ import pytest
 
 from easycluster.lab import LabRequestError, NoHostFits, make_need, read_inventory
 from easycluster.lab.choose import choose
+from easycluster.lab.patterns import narrowed
 
 LAB = """
 name: bench
@@ -97,8 +98,46 @@ def test_when_hosts_fit_but_not_all_at_once_that_is_said(inventory):
     with pytest.raises(NoHostFits) as caught:
         names(inventory, {"role": "gpu", "count": 3, "distinct": "rack"})
 
-    assert str(caught.value).startswith("lab 'bench' lacks 3 hosts with role gpu of different rack (have: gpu1: fits;")
-    assert str(caught.value).endswith("; the hosts that fit do not suffice for all of it at once")
+    assert str(caught.value) == (
+        "lab 'bench' lacks 3 hosts with role gpu of different rack (have: gpu1 gpu2: fits (rack \"left\"); "
+        'gpu3 both: fits (rack "right"); san1: role san; old: disabled "PSU burnt"); '
+        "the hosts that fit do not suffice for all of it at once"
+    )
+
+
+def test_when_roles_overlap_too_much_each_host_says_for_what_it_fits(inventory):
+    with pytest.raises(NoHostFits) as caught:
+        names(inventory, {"role": "gpu", "where": "gpus < 2"}, {"role": "san", "count": 2})
+
+    assert str(caught.value) == (
+        "lab 'bench' lacks 1 host with role gpu where gpus < 2 and 2 hosts with role san (have: gpu1: gpus is 2; "
+        'gpu2 gpu3: gpus is 8; both: fits gpu and san; san1: fits san; old: disabled "PSU burnt"); '
+        "the hosts that fit do not suffice for all of it at once"
+    )
+
+
+def test_needs_of_one_family_differ_from_each_other(inventory):
+    one = {"role": "gpu", "distinct": "rack", "family": "pair"}
+
+    assert names(inventory, {**one, "label": "sender"}, {**one, "label": "receiver"}) == ["gpu1", "gpu3"]
+
+
+def test_what_must_differ_must_be_there(inventory):
+    with pytest.raises(NoHostFits, match="san1: no rack"):
+        names(inventory, {"role": "san", "count": 2, "distinct": "rack"})
+
+
+def test_hosts_to_avoid_come_last_and_preferred_ones_first(inventory):
+    assert names(inventory, {"role": "gpu", "count": 2}, avoid=["gpu1", "gpu2"]) == ["gpu3", "both"]
+    assert names(inventory, {"role": "gpu", "count": 4}, avoid=["gpu1"]) == ["gpu2", "gpu3", "both", "gpu1"]
+    assert names(inventory, {"role": "gpu"}, prefer=["gpu1"], avoid=["gpu1"]) == ["gpu1"]
+
+
+def test_hosts_left_out_of_this_run_say_so(inventory):
+    lab = narrowed(inventory, "gpu", "", ("--ec-limit", "--ec-exclude"))
+
+    with pytest.raises(NoHostFits, match="san1: not in --ec-limit gpu"):
+        choose(lab, [make_need("san", count=2)])
 
 
 @pytest.mark.parametrize(
@@ -113,6 +152,13 @@ def test_when_hosts_fit_but_not_all_at_once_that_is_said(inventory):
             {"role": "gpu", "distinct": "rak"},
             "no host of lab 'bench' has a capability or variable 'rak'; did you mean 'rack'?",
         ),
+        (
+            {"role": "gpu", "where": "gpus > '4'"},
+            (
+                "host 'gpu1': 'gpus' is the number 2, and the condition compares it with a text "
+                "in the condition \"gpus > '4'\""
+            ),
+        ),
     ],
 )
 def test_a_typo_is_not_missing_hardware(inventory, need, message):
@@ -126,6 +172,17 @@ def test_a_typo_is_not_missing_hardware(inventory, need, message):
 def test_a_count_is_a_number_above_zero(count):
     with pytest.raises(LabRequestError, match="is not a number of hosts; write 1 or more"):
         make_need("gpu", count)
+
+
+@pytest.mark.parametrize("distinct", [5, ["rack", 1], [""], [None]])
+def test_what_must_differ_is_named(distinct):
+    with pytest.raises(LabRequestError, match="names nothing; write distinct='rack'"):
+        make_need("gpu", distinct=distinct)
+
+
+def test_a_condition_is_a_text():
+    with pytest.raises(LabRequestError, match="where=4 is not a condition"):
+        make_need("gpu", where=4)
 
 
 def test_a_malformed_condition_is_the_tests_fault():

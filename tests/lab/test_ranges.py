@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from easycluster.lab.ranges import RangeError, RangeName, expand
+from easycluster.lab.ranges import RangeError, RangeName, collapse, expand
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,27 @@ def test_any_text_is_names_or_a_range_error(text):
         assert 0 <= outcome.position <= len(text)
     else:
         assert len({one.name for one in outcome}) == len(outcome) > 0
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ("gpu01 gpu02 gpu03 gpu04 san1", "gpu[01:04] san1"),
+        ("gpu1 gpu2", "gpu1 gpu2"),
+        ("gpu8 gpu9 gpu10", "gpu[8:10]"),
+        ("gpu08 gpu09 gpu10", "gpu[08:10]"),
+        ("gpu01 gpu03 gpu02", "gpu01 gpu03 gpu02"),
+        ("n1.lab n2.lab n3.lab n4.rig", "n[1:3].lab n4.rig"),
+        ("a b", "a b"),
+        ("", ""),
+    ],
+)
+def test_names_that_count_are_written_as_ranges(names, text):
+    assert collapse(names.split()) == text
+
+
+@given(st.lists(st.integers(0, 120), unique=True), st.sampled_from(["gpu{}", "gpu{:02}", "gpu{:03}.lab"]))
+def test_what_is_written_as_ranges_expands_to_the_same_names(numbers, form):
+    names = [form.format(number) for number in numbers]
+
+    assert [one.name for word in collapse(names).split() for one in expand(word)] == names

@@ -14,6 +14,9 @@ HOST = {
     "protocols": ["iscsi", "nvme-tcp"],
     "nic": {"speed": 100, "name": "mlx5"},
     "driver": "580.10",
+    "firmware": 1.9,
+    "release": "2.0",
+    "sizes": [100, 200],
 }
 
 
@@ -38,6 +41,14 @@ HOST = {
         "not (gpus < 4 or broken) and nvlink",
         "gpus>=4",
         "driver == '580.10'",
+        "driver > '580.9' and driver < '581'",
+        "driver >= 580.1 and driver < 600.5",
+        "firmware >= '1.8.2' and firmware == '1.9'",
+        "release > '2.0rc1' and release < '2.0.1'",
+        "'iscsi' in protocols",
+        "'fc' not in protocols",
+        "gpu_model not in ['A100']",
+        "100 in sizes",
     ],
 )
 def test_a_condition_holds(text):
@@ -56,6 +67,9 @@ def test_a_condition_holds(text):
         ("nic.depth > 1", "no nic.depth"),
         ("gpus >= 9 and gpu_model == 'A100'", 'gpus is 8, gpu_model is "H200"'),
         ("gpus >= 4 and broken", "broken is false"),
+        ("driver < '580.9'", 'driver is "580.10"'),
+        ("'iscsi' not in protocols", "protocols is ['iscsi', 'nvme-tcp']"),
+        ("gpu_model not in ['H200']", 'gpu_model is "H200"'),
         ("protocols contains 'fc'", "protocols is ['iscsi', 'nvme-tcp']"),
     ],
 )
@@ -71,6 +85,7 @@ def test_a_condition_that_does_not_hold_says_why(text, why):
         ("gpu_model >= 4", "'gpu_model' is the text \"H200\", and the condition compares it with a number"),
         ("gpus == '8'", "'gpus' is the number 8, and the condition compares it with a text"),
         ("nvlink == 1", "'nvlink' is true, and the condition compares it with a number"),
+        ("nvlink > false", "'nvlink' is true, and the condition compares it with a number"),
         ("gpus contains 8", "'gpus' is the number 8, and the condition compares it with a list's item"),
     ],
 )
@@ -100,6 +115,9 @@ def test_unlike_types_are_an_error_and_not_false(text, message):
         ("4 < gpus", "'4' is not the name of a capability in the condition '4 < gpus'", 0),
         ("gpus in 4", "'in' takes a list, as in  gpu_model in ['H100', 'H200'] in the condition 'gpus in 4'", 8),
         ("gpus == 'x", '"\'" is not expected here in the condition "gpus == \'x"', 8),
+        ("x not ['a']", "'in' is missing after 'not' in the condition \"x not ['a']\"", 6),
+        ("'a' == x", "\"'a'\" is not the name of a capability in the condition \"'a' == x\"", 0),
+        ("'a' in 'b'", "\"'b'\" is not the name of a capability in the condition \"'a' in 'b'\"", 7),
         ("x in ['a'", "']' is missing in the condition \"x in ['a'\"", 9),
     ],
 )

@@ -28,10 +28,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--ec-inventory",
         metavar="FILE",
-        default=None,
-        help="the lab file: hosts, their roles and how they are reached; without it, tests that need a lab are skipped",
+        action="append",
+        default=[],
+        help="the lab file: hosts, their roles and how they are reached; without it, tests that need a lab are "
+        "skipped. May be given again, later files are laid over earlier ones; hosts:gpu1,ann@gpu2 stands for a file "
+        "with these hosts, ansible:FILE is an inventory of Ansible",
     )
-    parser.addini("ec_inventory", "the lab file, as --ec-inventory; relative to this file", type="string", default="")
+    parser.addini(
+        "ec_inventory",
+        "the lab file, as --ec-inventory, one a line; relative to this file",
+        type="linelist",
+        default=[],
+    )
     parser.addini(
         "ec_require_inventory",
         "true: without a lab file, tests that need a lab are errors instead of skipped",

@@ -27,9 +27,8 @@ def start(config: pytest.Config) -> None:
     Raises:
         pytest.UsageError: With every problem of the file.
     """
-    path = inventory_path(config)
     try:
-        inventory = read_inventory(path)
+        inventory = read_inventory(inventory_sources(config))
     except InventoryError as exc:
         message = str(exc)
         raise pytest.UsageError(f"the lab file cannot be used\n{message}") from None
@@ -50,15 +49,22 @@ def _close(lab: Lab) -> None:
     lab.close()
 
 
-def inventory_path(config: pytest.Config) -> str:
-    """The lab file as messages should name it: as given, or from the ini file's directory as seen from here."""
+def inventory_sources(config: pytest.Config) -> list[str]:
+    """The lab files as messages should name them: as given, or from the ini file's directory as seen from here."""
     given = config.getoption("ec_inventory")
     if given:
-        return str(given)
+        return [str(one) for one in given]
     folder = config.inipath.parent if config.inipath is not None else config.rootpath
-    path = folder / Path(config.getini("ec_inventory")).expanduser()
+    return [_seen_from_here(str(one), folder) for one in config.getini("ec_inventory")]
+
+
+def _seen_from_here(source: str, folder: Path) -> str:
+    if source.startswith("hosts:"):
+        return source
+    kind = "ansible:" if source.startswith("ansible:") else ""
+    path = folder / Path(source.removeprefix(kind)).expanduser()
     relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
+    return kind + (str(path) if relative.startswith("..") else relative)
 
 
 class LabSession:

@@ -59,7 +59,7 @@ class HostEntry:
         reason: Why.
         left_out: Why this run does not use it although the file has it, ``""`` if it does.
         settings: Every other setting by key: ``lock``, ``power``, ``console``, ``artifacts``, ``restore`` ...
-        origin: Where each setting was last set.
+        origin: Where each value comes from, by dotted name: ``timeouts.call``, ``connect.user``, ``tags.nightly``.
     """
 
     name: str
@@ -150,7 +150,8 @@ class Inventory:
     """A whole lab file.
 
     Attributes:
-        path: The file.
+        path: The file; the first of several.
+        sources: Everything that was given, later ones laid over earlier ones.
         name: The lab's name; the file's if it gives none.
         hosts: Every host by name, in the order of the file.
         roles: Every role by name.
@@ -168,6 +169,7 @@ class Inventory:
     fixtures: Mapping[str, FixtureEntry] = field(default_factory=dict)
     quarantine: tuple[Quarantine, ...] = ()
     simulate: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
     _secrets: frozenset[str] = field(default_factory=frozenset, repr=False)
 
     def mask(self, text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -141,9 +142,14 @@ class InventoryError(EasyClusterError, ValueError):
 
 
 class Problems:
-    """Collects faults while files are read, and raises them together."""
+    """Collects faults while files are read, and raises them together.
 
-    def __init__(self) -> None:
+    Args:
+        given: What ``easycluster check`` has to be given to say the same; by default the first file.
+    """
+
+    def __init__(self, given: Iterable[str] = ()) -> None:
+        self._given = tuple(given)
         self._found: dict[tuple[Place, str], Problem] = {}
         self._lines: dict[str, list[str]] = {}
         self._order: list[str] = []
@@ -176,7 +182,7 @@ class Problems:
         problems = self.in_order()
         files = len({one.place.file for one in problems})
         count = f"{len(problems)} problem{'s' * (len(problems) != 1)} in {files} file{'s' * (files != 1)}"
-        main = self._order[0] if self._order else problems[0].place.file
+        main = shlex.join(self._given or [self._order[0] if self._order else problems[0].place.file])
         last = f"{count}; nothing was connected.   Check again without running tests: easycluster check {main}"
         return InventoryError("\n".join([*(one.render(self._lines) for one in problems), last]), problems)
 

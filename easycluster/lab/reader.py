@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.lab import schema
+from easycluster.lab.changes import read_changes
 from easycluster.lab.inventory import HostEntry, Inventory, Role
+from easycluster.lab.origins import ADDED_LISTS, ADDED_MAPPINGS, REACH, Origins
 from easycluster.lab.positions import Items, Leaf, Place, Problems, Table, did_you_mean
 from easycluster.lab.ranges import RangeError, RangeName, expand, is_range
 from easycluster.lab.references import References
@@ -18,30 +19,39 @@ from easycluster.lab.shapes import BAD, Fields, Reading, Value, check_keys, is_e
 from easycluster.lab.target import make_target, merge_connect, resolve_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from easycluster.lab.variables import Scope
 
-# Settings in which an inner layer adds to an outer one; the others replace it.
-_ADDED_MAPPINGS: Final = ("vars", "capabilities", "timeouts", "power")
-_ADDED_LISTS: Final = ("tags",)
-# Settings that are about the connection, and may stand beside `connect` as well as in it.
-_REACH: Final = ("address", "user", "port", "become")
 _SETTINGS: Final = Fields(schema.SETTINGS)
+_HOST_ONLY: Final = ("role", "roles", "enabled", "reason")
 
 
-def read_inventory(path: Path | str, environ: Mapping[str, str] | None = None) -> Inventory:
+def read_inventory(
+    path: Path | str | Sequence[Path | str],
+    environ: Mapping[str, str] | None = None,
+    *,
+    changes: Sequence[str] = (),
+) -> Inventory:
     """Read a lab file and check everything that can be checked without connecting.
 
     Args:
-        path: The file; messages name it as it is given here.
+        path: The file; messages name it as it is given here.  ``hosts:gpu1,ann@gpu2`` stands for a file with these
+            hosts, ``ansible:FILE`` for an inventory of Ansible.  Of several, later ones are laid over earlier ones.
         environ: Stands in for ``os.environ``.
+        changes: ``host.key=value``, laid over everything else, with the same checks.
 
     Raises:
         InventoryError: With every problem, if there is any.
     """
-    problems = Problems()
-    reader = _Reader(Path(path), os.environ if environ is None else environ, problems)
+    sources = [path] if isinstance(path, (str, os.PathLike)) else path
+    names = [os.fspath(one) for one in sources]
+    if not names:
+        raise ValueError("no lab file is given")
+    problems = Problems(names)
+    reader = _Reader(names, os.environ if environ is None else environ, problems)
+    reader.changes = changes
     inventory = reader.read()
     problems.raise_if_any()
     assert inventory is not None
@@ -51,8 +61,10 @@ def read_inventory(path: Path | str, environ: Mapping[str, str] | None = None) -
 class _Reader(References):
     """The steps in their order: roles and names first, then each host's settings, then what refers to hosts."""
 
+    changes: Sequence[str] = ()
+
     def read(self) -> Inventory | None:
-        root = self._files.read(self._path)
+        root = self._files.read(self._sources)
         if root is None:
             return None
         self._root = root
@@ -62,6 +74,9 @@ class _Reader(References):
         name = self._text("name", at) or self._path.name
         self._check_variables()
         self._hosts()
+        self._changes = read_changes(self.changes, self._written, self._problems)
+        for layer in dict.fromkeys(one for layers in self._changes.values() for one in layers):
+            check_keys(layer.table, list(schema.HOST.fields), self._at(layer.where, self._scope()))
         self._read_roles()
         self._groups()
         hosts = {name: self._host(name) for name in self._written}
@@ -69,6 +84,7 @@ class _Reader(References):
         self._check_links(hosts)
         inventory = Inventory(
             path=self._path,
+            sources=tuple(self._sources),
             name=name,
             hosts=hosts,
             roles=self._roles,
@@ -178,15 +194,15 @@ class _Reader(References):
         """Names of a host's roles; those not defined are problems, unless the file defines none at all."""
         named: list[tuple[str, Place]] = []
         where = ""
-        for written in self._written[name]:
-            entries = written.table.entries
+        for layer in self._own_layers(name):
+            entries = layer.table.entries
             if "role" in entries and "roles" in entries:
-                self._problems.add(entries["roles"].key.place, f"{written.where} has both 'role' and 'roles'; keep one")
-            at = self._at(written.where, self._scope())
+                self._problems.add(entries["roles"].key.place, f"{layer.where} has both 'role' and 'roles'; keep one")
+            at = self._at(layer.where, self._scope())
             for key in ("role", "roles"):
                 if key in entries:
                     value = schema.HOST.fields[key].read(entries[key].value, at.inside(key))
-                    named, where = ([] if value is BAD else list(value)), written.where
+                    named, where = ([] if value is BAD else list(value)), layer.where
         for role, place in named:
             if role in self._roles:
                 continue
@@ -250,7 +266,7 @@ class _Reader(References):
                 self._memberships.setdefault(name, []).append(group)
 
     def _layers(self, name: str, roles: list[str]) -> list[Layer]:
-        """Outermost first: defaults, roles, groups (deep ones last), the range, the host itself."""
+        """Outermost first: defaults, roles, groups (deep ones last), the range, the host itself, changes."""
         layers = []
         defaults = self._section("defaults")
         if defaults is not None:
@@ -258,7 +274,12 @@ class _Reader(References):
         layers += [Layer(self._role_tables[one], f"role {one!r}") for one in roles if one in self._role_tables]
         groups = self._tables("groups", "group")
         layers += [Layer(groups[one][1], f"group {one!r}") for one in self._memberships.get(name, ())]
-        return layers + [Layer(one.table, one.where) for one in self._written[name]]
+        return layers + self._own_layers(name)
+
+    def _own_layers(self, name: str) -> list[Layer]:
+        """The range, the host itself, and what is changed for this run."""
+        written = [Layer(one.table, one.where) for one in self._written[name]]
+        return written + self._changes.get(name, [])
 
     def _host(self, name: str) -> HostEntry:
         written = self._written[name]
@@ -266,12 +287,12 @@ class _Reader(References):
         layers = self._layers(name, roles)
         scope = self._scope(layers, written[0].name)
         settings: dict[str, Any] = {}
-        origin: dict[str, Place] = {}
+        origins = Origins()
         connect: dict[str, Any] = {}
         for layer in layers:
             read = self._settings(layer, scope)
-            for key in read:
-                origin[key] = layer.table.entries[key].key.place
+            own = [key for key in _HOST_ONLY if key in layer.table.entries] if layer in self._own_layers(name) else []
+            origins.add(layer, [*own, *read])
             connect = merge_connect(connect, self._reach(read))
             _merge(settings, read)
         if "key" in connect:
@@ -280,7 +301,7 @@ class _Reader(References):
         for key, (value, place) in settings.pop("capabilities", {}).items():
             capabilities[key] = value
             self._capability_places[name, key] = place
-        enabled, reason = self._enabled(written, scope)
+        enabled, reason = self._enabled(name, scope)
         timeouts = {**settings.pop("timeouts", {}), **connect.get("timeouts", {})}
         return HostEntry(
             name=name,
@@ -295,7 +316,7 @@ class _Reader(References):
             enabled=enabled,
             reason=reason,
             settings=settings,
-            origin=origin,
+            origin=origins.places,
         )
 
     def _settings(self, layer: Layer, scope: Scope) -> dict[str, Any]:
@@ -306,7 +327,7 @@ class _Reader(References):
 
     def _reach(self, read: dict[str, Any]) -> dict[str, Any]:
         """Takes ``connect`` and what belongs to it out of one layer's settings."""
-        reach: dict[str, Any] = {key: read.pop(key) for key in _REACH if key in read}
+        reach: dict[str, Any] = {key: read.pop(key) for key in REACH if key in read}
         connect, place = read.pop("connect", ({}, None))
         if place is not None:
             connect = resolve_paths(connect, self._files.folder(place))
@@ -321,9 +342,9 @@ class _Reader(References):
             return merge_connect(merge_connect({"via": connect.get("via", "ssh")}, reach), connect)
         return merge_connect(reach, connect)
 
-    def _enabled(self, written: list[Written], scope: Scope) -> tuple[bool, str]:
+    def _enabled(self, name: str, scope: Scope) -> tuple[bool, str]:
         enabled, reason = True, ""
-        for one in written:
+        for one in self._own_layers(name):
             at = self._at(one.where, scope)
             for key in ("enabled", "reason"):
                 if key not in one.table.entries:
@@ -357,9 +378,9 @@ def _merge(settings: dict[str, Any], read: Mapping[str, Any]) -> None:
     """Lay one layer's settings over those of the outer ones."""
     for key, value in read.items():
         have = settings.get(key)
-        if have is not None and key in _ADDED_MAPPINGS:
+        if have is not None and key in ADDED_MAPPINGS:
             settings[key] = {**have, **value}
-        elif have is not None and key in _ADDED_LISTS:
+        elif have is not None and key in ADDED_LISTS:
             settings[key] = tuple(dict.fromkeys([*have, *value]))
         elif isinstance(have, dict) and key == "artifacts":
             paths = tuple(dict.fromkeys([*have.get("paths", ()), *value.get("paths", ())]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from easycluster.lab import schema
-from easycluster.lab.files import InventoryFiles, leaf_entries
+from easycluster.lab.files import InventoryFiles, leaf_entries, path_of
 from easycluster.lab.positions import Leaf, Place, Problems, Table, did_you_mean
 from easycluster.lab.ranges import RangeError, RangeName, expand
 from easycluster.lab.shapes import BAD, Reading, is_empty
@@ -14,8 +14,7 @@ from easycluster.lab.variables import Scope
 from easycluster.lab.where import Where, WhereError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from easycluster.lab.inventory import Role
 
@@ -46,18 +45,19 @@ class Sections:
     """What is written where, looked up by name.
 
     Args:
-        path: The lab file.
+        sources: The lab file, or several.
         environ: The environment.
         problems: Takes faults.
     """
 
-    def __init__(self, path: Path, environ: Mapping[str, str], problems: Problems) -> None:
-        self._path = path
+    def __init__(self, sources: Sequence[str], environ: Mapping[str, str], problems: Problems) -> None:
+        self._sources = sources
+        self._path = path_of(sources[0])
         self._environ = environ
         self._problems = problems
         self._files = InventoryFiles(problems, environ)
         self._secrets: set[str] = set()
-        self._root = Table(Place(str(path), 1, 1), {})
+        self._root = Table(Place(str(self._path), 1, 1), {})
         # Filled step by step by the reader; later steps look names up in what earlier ones found.
         self._role_tables: dict[str, Table] = {}
         self._roles: dict[str, Role] = {}
@@ -65,6 +65,7 @@ class Sections:
         self._memberships: dict[str, list[str]] = {}
         self._members: dict[str, list[str]] = {}
         self._capability_places: dict[tuple[str, str], Place] = {}
+        self._changes: dict[str, list[Layer]] = {}
 
     def _at(self, where: str, scope: Scope) -> Reading:
         return Reading(self._problems, scope, where)

@@ -1,0 +1,67 @@
+"""Where each value of a host comes from: file and line for everything that ``easycluster show --origin`` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from easycluster.lab.positions import Items, Leaf, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from easycluster.lab.positions import Node, Place
+    from easycluster.lab.sections import Layer
+
+# Settings in which an inner layer adds to an outer one; the others replace it.
+ADDED_MAPPINGS: Final = ("vars", "capabilities", "timeouts", "power")
+ADDED_LISTS: Final = ("tags",)
+# Settings that are about the connection, and may stand beside `connect` as well as in it.
+REACH: Final = ("address", "user", "port", "become")
+# Settings that are merged in a way of their own.
+_MERGED: Final = ("connect", "artifacts")
+
+
+class Origins:
+    """Follows a host's layers from the outermost inwards.
+
+    Attributes:
+        places: The place of each value, by dotted name: ``timeouts.call``, ``connect.user``, ``tags.nightly``.
+    """
+
+    def __init__(self) -> None:
+        self.places: dict[str, Place] = {}
+
+    def add(self, layer: Layer, keys: Iterable[str]) -> None:
+        """Note where a layer sets what; ``keys`` are those that it really set."""
+        for key in keys:
+            entry = layer.table.entries[key]
+            if key == "connect":
+                self._connect(entry.value)
+            elif key not in ADDED_MAPPINGS and key not in ADDED_LISTS and key not in _MERGED:
+                self._forget(key)
+            self._note(key, entry.key.place, entry.value)
+            if key in REACH:
+                self.places[f"connect.{key}"] = entry.key.place
+
+    def _connect(self, value: Node) -> None:
+        """Another way to connect, or a whole spec, takes the place of what outer layers say."""
+        if isinstance(value, Table) and "via" not in value.entries:
+            return
+        kept = {key: place for key, place in self.places.items() if key in ("connect.address", "connect.user")}
+        self._forget("connect")
+        if isinstance(value, Table) or (isinstance(value, Leaf) and value.text in ("ssh", "tcp", "local")):
+            self.places.update(kept)
+
+    def _forget(self, key: str) -> None:
+        for name in [one for one in self.places if one == key or one.startswith(f"{key}.")]:
+            del self.places[name]
+
+    def _note(self, name: str, place: Place, value: Node) -> None:
+        self.places[name] = place
+        if isinstance(value, Table):
+            for key, entry in value.entries.items():
+                self._note(f"{name}.{key}", entry.key.place, entry.value)
+        elif name in ADDED_LISTS:
+            for item in value.items if isinstance(value, Items) else (value,):
+                if isinstance(item, Leaf):
+                    self.places.setdefault(f"{name}.{item.text}", item.place)

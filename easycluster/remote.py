@@ -1,4 +1,4 @@
-"""Commands and files on a far side: ``run``, ``put`` and ``get``.
+"""Commands and files on a far side: ``run``, ``put``, ``get`` and ``undo``.
 
 Functions that take a client, not methods of it: any name a client does not have is a far-side global.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from easycluster.client.globals import GlobalProxy
 from easycluster.far.services import NewFile
+from easycluster.far.undo import LIMIT as UNDO_LIMIT
 from easycluster.link.operations import Op
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
     from easycluster.client.client import BaseClient
 
-__all__ = ["get", "put", "run"]
+__all__ = ["get", "put", "run", "undo"]
 
 # 1 MiB, four of them on the way: enough to fill a link, little enough to be held.
 CHUNK = 1 << 20
@@ -172,3 +175,34 @@ def _forget(client: BaseClient, service: str, *args: Any) -> None:
 
 def _ask(client: BaseClient, service: str, *args: Any) -> Any:
     return client._request((Op.SERVICE, service, *args), nonblocking=True, origexc="quiet")
+
+
+def undo(client: BaseClient, what: Any, *args: Any, timeout: float = UNDO_LIMIT, **kwargs: Any) -> None:
+    """Have something done on the far side when the session ends in any way; call it before the change.
+
+    What was registered last is done first, each action in a process of its own with the definitions, but without the
+    worker's globals and objects.  A lab's hosts undo at the end of each test (:meth:`easycluster.lab.Host.undo`).
+
+    Args:
+        client: Where.
+        what: A command, as a text for the shell or a list of words; a far-side name, such as ``client.set_clocks``;
+            or a function of this side, which goes by value.
+        args: Of the function; of a command, more words.
+        timeout: Seconds until the action is killed.
+        kwargs: Of the function.
+
+    Raises:
+        AttributeError: If there is no such far-side name.
+        SerializationError: If the function or its arguments cannot be kept.
+        OSError: If the session has ended; nothing is registered then.
+    """
+    options: dict[str, Any] = {"limit": timeout}
+    if isinstance(what, str):
+        options["command"] = " ".join([what, *(shlex.quote(str(word)) for word in args)])
+    elif isinstance(what, (list, tuple)):
+        options["command"] = [os.fspath(word) for word in (*what, *args)]
+    elif isinstance(what, GlobalProxy):
+        options["name"], options["call"] = what._name, (args, kwargs)
+    else:
+        options["call"] = (what, args, kwargs)
+    client._request((Op.SERVICE, "undo", options), origexc="quiet")

@@ -243,6 +243,24 @@ class BaseClient(Calls, Output):
                 self.close("reconnecting was interrupted")
             raise
 
+    def _retire_worker(self, timeout: float = 10.0) -> None:
+        """End the worker and everything it started; the next call gets a fresh one from the keeper."""
+        endpoint = self._endpoint
+        if endpoint is None or not endpoint.keeper_lives:
+            return
+        with self._lock:
+            if endpoint.session is not None:
+                endpoint.session.reclaim()
+            self._respawn_due = True
+            shielded(lambda: endpoint.retire(timeout))
+
+    def _ask_keeper(self, question: dict[str, Any], timeout: float = 10.0) -> dict[str, Any]:
+        """Ask what the session holds on its host, or change it; works whatever the worker does."""
+        endpoint = self._endpoint
+        if endpoint is None or isinstance(endpoint, Forked):
+            raise self._why_unusable()
+        return endpoint.control.ask(question, timeout)
+
     def reconnect(self) -> None:
         """Start with a fresh far side: new globals; proxies from before are stale.
 

@@ -276,6 +276,19 @@ class Endpoint:
         if self.closed_because:
             raise ConnectionClosed(self.closed_because, self.label)
 
+    def retire(self, timeout: float) -> None:
+        """End the worker and everything it started; :meth:`respawn` brings another.
+
+        Raises:
+            ConnectionLost: If the far side is gone, or does not answer.
+        """
+        control = self.control
+        self._end_session(StaleReason.REPLACED)
+        if control.died is None:
+            control.ask({"op": "end_worker"}, timeout)
+            control.wait_for(lambda: control.died is not None, timeout)
+        self._close_data()
+
     # Errors ------------------------------------------------------------------------------------
 
     def explain(self, session: NearSession, pending: Pending) -> SessionError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import pickle
 import re
 import select
 import socket
@@ -148,6 +149,9 @@ class Control:
         self._sleepers: deque[Any] = deque()
         self._marks = [0, 0]
         self._sync_numbers = itertools.count(1)
+        self._question_numbers = itertools.count(1)
+        # None while there is no answer yet.
+        self._answers: dict[int, dict[str, Any] | None] = {}
         self._incoming: deque[bytes] = deque()
         self._closed_by_peer = ""
 
@@ -251,6 +255,10 @@ class Control:
             self._notify(setattr, self, "worker_pid", request)
         elif kind == Kind.DIED:
             self._notify(setattr, self, "died", self._load(body, Died))
+        elif kind == Kind.ANSWER:
+            # Nobody waits any more for an answer that is not listed.
+            if request in self._answers:
+                self._notify(self._answers.__setitem__, request, self._load(body, dict))
         elif kind == Kind.DATA and self.on_data is not None:
             self.on_data(body)
         elif kind == Kind.CREDIT and self.on_data_credit is not None:
@@ -296,6 +304,25 @@ class Control:
         number = next(self._sync_numbers) & 0xFFFFFFFF
         self.send_quietly(Kind.SYNC, number)
         return self.wait_for(lambda: (self._marks[1] - number) & 0xFFFFFFFF < 1 << 31, timeout)
+
+    def ask(self, question: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Ask what the session holds on its host, or change it; see :mod:`easycluster.far.holdings`.
+
+        Raises:
+            ConnectionLost: If the link has ended, or no answer came in time.
+        """
+        number = next(self._question_numbers) & 0xFFFFFFFF
+        self._answers[number] = None
+        try:
+            self.send(Kind.ASK, number, pickle.dumps(question, 4))
+            self.wait_for(lambda: self._answers[number] is not None, timeout)
+            answer = self._answers[number]
+        finally:
+            del self._answers[number]
+        if answer is None:
+            reason = self.ended or f"the keeper did not answer {question['op']!r} within {timeout:g} s"
+            raise ConnectionLost(reason, self.label)
+        return answer
 
     def worker_replaced(self) -> None:
         """Forget the worker that died: a new one is asked for."""

@@ -61,6 +61,7 @@ _HOMES = {
     "make_server_class": "objects.exports",
     "make_singleton": "objects.exports",
     "set_global": "far.namespace",
+    "undo": "far.undo",
 }
 
 

@@ -171,11 +171,14 @@ class Keeper:
         if worker is not None:
             # The worker sees its end of the session; the template gives it a moment, then kills.
             _shutdown(worker.control)
-        self._template.close()
+        # Not closed: it may have to say that it is at work, undoing things.
+        _shutdown(self._template, socket.SHUT_WR)
+        undoing = False
         deadline = _monotonic() + 3.0
         while _monotonic() < deadline:
             if worker is not None:
                 self._drain_output(worker)
+            undoing = undoing or self._is_undoing()
             try:
                 pid, status = os.waitpid(self._template_pid, os.WNOHANG)
             except ChildProcessError:
@@ -185,8 +188,11 @@ class Keeper:
                 break
             time.sleep(0.005)
         else:
-            os.kill(self._template_pid, signal.SIGKILL)
-            status = os.waitpid(self._template_pid, 0)[1]
+            status = 0
+            if not undoing:
+                os.kill(self._template_pid, signal.SIGKILL)
+                status = os.waitpid(self._template_pid, 0)[1]
+            # Else it goes on without us, with a time limit on each thing.
         if status:
             # It was killed, and left its work to us.
             if worker is not None and worker.pid:
@@ -196,6 +202,19 @@ class Keeper:
             self._send(frame(Kind.GOODBYE, 0, self.farewell.encode()))
         except OSError:
             pass
+
+    def _is_undoing(self) -> bool:
+        """Whether the template, which was told to end, says that it has things to undo first."""
+        found = False
+        try:
+            while select.select([self._template], [], [], 0)[0]:
+                received = recv_packet(self._template)
+                if received is None:
+                    break
+                found = found or received[0]["kind"] == "undoing"
+        except OSError:
+            pass
+        return found
 
     # The near side -----------------------------------------------------------------------------
 
@@ -241,6 +260,9 @@ class Keeper:
             self._send(frame(Kind.SYNCED, request, thread=1))
         elif kind == Kind.DATA:
             self._relay_in(body)
+        elif kind == Kind.ASK:
+            # What a session holds is the template's, see easycluster.far.holdings.
+            send_packet(self._template, {"kind": "ask", "request": request, "question": _load(body, dict)})
         elif kind == Kind.GOODBYE:
             self.stop("the client has closed it")
 
@@ -359,6 +381,8 @@ class Keeper:
             self._send(frame(Kind.SPAWNED, worker.pid & 0xFFFFFFFF))
         elif packet["kind"] == "exited" and worker is not None and packet["pid"] == worker.pid:
             self._worker_exited(worker, packet["status"])
+        elif packet["kind"] == "answer":
+            self._send(frame(Kind.ANSWER, packet["request"], pickle.dumps(packet["answer"], 4)))
 
     def _worker_exited(self, worker: _Worker, status: int) -> None:
         self._drain_output(worker)
@@ -569,8 +593,8 @@ def _load(body: bytes, kind: Any) -> Any:
     return value
 
 
-def _shutdown(sock: socket.socket) -> None:
+def _shutdown(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
     try:
-        sock.shutdown(socket.SHUT_RDWR)
+        sock.shutdown(how)
     except OSError:
         pass

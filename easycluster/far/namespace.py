@@ -72,6 +72,8 @@ class Namespace:
         if not modules:
             raise ValueError("a namespace needs at least one definitions module")
         self._definitions: Dict[str, Definitions] = {}
+        # Every block that came, in order: what is undone later runs in a process that has them, too.
+        self.received: List[Block] = []
         for name in modules:
             self._definitions[name] = definitions(name, make_packages=True)
         self._scopes: List[Dict[str, Any]] = [item.module.__dict__ for item in self._definitions.values()]
@@ -104,6 +106,7 @@ class Namespace:
                 self._scopes.append(record.module.__dict__)
                 self._hidden = self._easyclusters
             done += record.apply((block,))
+            self.received.append(block)
         return done
 
     def get_global(self, name: str) -> Any:

@@ -14,7 +14,7 @@ import signal
 import sys
 from typing import Collection, Dict, List, Set
 
-__all__ = ["become_subreaper", "kill_children", "kill_group"]
+__all__ = ["become_subreaper", "kill_children", "kill_group", "parents"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -58,12 +58,12 @@ def _stop_descendants(spared: Collection[int]) -> None:
     """Stop everything below this process but some, so that nothing forks faster than it is killed."""
     stopped: Set[int] = set()
     for _round in range(100):
-        parents = {pid: parent for pid, parent in _parents().items() if pid not in spared}
+        tree = {pid: parent for pid, parent in parents().items() if pid not in spared}
         below = {os.getpid()}
         size = 0
         while size != len(below):
             size = len(below)
-            below.update([pid for pid, parent in parents.items() if parent in below])
+            below.update([pid for pid, parent in tree.items() if parent in below])
         fresh = below - stopped - {os.getpid()}
         if not fresh:
             return
@@ -75,7 +75,7 @@ def _stop_descendants(spared: Collection[int]) -> None:
         stopped |= fresh
 
 
-def _parents() -> Dict[int, int]:
+def parents() -> Dict[int, int]:
     """Return the parent of every process."""
     found = {}
     for name in os.listdir("/proc"):

@@ -262,6 +262,15 @@ def get_end(handle: int) -> None:
     os.close(_downloads.pop(handle))
 
 
+def undo(options: Dict[str, Any]) -> None:
+    """Have something undone later; see :meth:`easycluster.far.undo.Registrar.register`."""
+    from easycluster.far import undo as module
+
+    assert module.registrar is not None  # every worker has one
+    module.registrar.register(**options)
+
+
 SERVICES: Dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (run, put_begin, put_chunk, put_end, get_begin, get_chunk, get_end)
+    function.__name__: function
+    for function in (run, put_begin, put_chunk, put_end, get_begin, get_chunk, get_end, undo)
 }

@@ -16,10 +16,14 @@ import shutil
 import signal
 import socket
 import time
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple
 
 from easycluster.far.fdpass import recv_packet, send_packet
 from easycluster.far.reaper import become_subreaper, kill_children, kill_group
+
+if TYPE_CHECKING:
+    from easycluster.far.holdings import Holdings
+    from easycluster.far.undo import Code
 
 __all__ = ["fork_sessions", "serve"]
 
@@ -44,6 +48,11 @@ class _Template:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._workers: Set[int] = set()
+        self._poller = select.poll()
+        # Where workers register what is to be undone: the socket, its worker, and what code that has.
+        self._registrars: Dict[int, Tuple[socket.socket, int, Code]] = {}
+        self._holdings: Optional[Holdings] = None
+        self._keeper = os.getppid()
         # Of the keeper; removed here too, in case it was killed.
         self._directory = ""
         self._wake_receive, self._wake_send = os.pipe()
@@ -56,7 +65,7 @@ class _Template:
             signal.signal(ignored, signal.SIG_IGN)
 
     def run(self) -> None:
-        poller = select.poll()
+        poller = self._poller
         poller.register(self._sock.fileno(), select.POLLIN)
         poller.register(self._wake_receive, select.POLLIN)
         while True:
@@ -66,7 +75,9 @@ class _Template:
                         os.read(self._wake_receive, 4096)
                     except BlockingIOError:
                         pass
-                else:
+                elif fd in self._registrars:
+                    self._register(fd)
+                elif fd == self._sock.fileno():
                     received = recv_packet(self._sock)
                     if received is None:
                         return
@@ -75,9 +86,13 @@ class _Template:
 
     def _obey(self, packet: Dict[str, Any], fds: List[int]) -> None:
         if packet["kind"] == "fork":
+            mine, theirs = socket.socketpair()
             pid = os.fork()
             if pid == 0:
-                _become_worker(self, packet, fds)
+                mine.close()
+                _become_worker(self, packet, fds, theirs)
+            theirs.close()
+            self._add_registrar(mine, pid, packet["settings"])
             self._workers.add(pid)
             for fd in fds:
                 os.close(fd)
@@ -86,6 +101,78 @@ class _Template:
             self._directory = packet["path"]
         elif packet["kind"] == "kill" and packet["pid"] in self._workers:
             kill_group(packet["pid"])
+        elif packet["kind"] == "ask":
+            answer = self.holdings.answer(packet["question"])
+            send_packet(self._sock, {"kind": "answer", "request": packet["request"], "answer": answer})
+
+    @property
+    def holdings(self) -> Holdings:
+        """What the session holds; made when there is something: most sessions hold nothing."""
+        if self._holdings is None:
+            from easycluster.far.holdings import Holdings
+
+            self._holdings = Holdings(self._keeper, lambda: self._workers, self._end_workers)
+            self._holdings.undo.leave = self.leave
+        return self._holdings
+
+    def leave(self) -> None:
+        """In a child: close what is ours."""
+        self._sock.close()
+        os.close(self._wake_receive)
+        os.close(self._wake_send)
+        for sock, _pid, _code in self._registrars.values():
+            sock.close()
+        if self._holdings is not None:
+            self._holdings.forget()
+
+    def _add_registrar(self, sock: socket.socket, pid: int, settings: Dict[str, Any]) -> None:
+        from easycluster.far.undo import Code
+
+        code = Code(settings.get("definitions") or ("easycluster.remote_code",))
+        self._registrars[sock.fileno()] = sock, pid, code
+        self._poller.register(sock.fileno(), select.POLLIN)
+
+    def _register(self, fd: int) -> None:
+        """Take an action that a worker wants undone, and tell it that it may go on."""
+        sock, _pid, code = self._registrars[fd]
+        try:
+            received = recv_packet(sock)
+            if received is not None:
+                self.holdings.register(received[0], code)
+                send_packet(sock, {"kind": "registered"})
+                return
+        except OSError:
+            pass
+        self._poller.unregister(fd)
+        del self._registrars[fd]
+        sock.close()
+
+    def _take_last_words(self, pid: int) -> None:
+        """Take what a worker that has ended registered with its last breath."""
+        for fd, (_sock, worker, _code) in list(self._registrars.items()):
+            while worker == pid and fd in self._registrars and select.select([fd], [], [], 0)[0]:
+                self._register(fd)
+
+    def _end_workers(self) -> None:
+        """Kill the workers and all they left."""
+        for pid in self._workers:
+            kill_group(pid)
+        while self._workers:
+            try:
+                pid, status = os.waitpid(-1, 0)
+            except ChildProcessError:
+                break
+            self._ended(pid, status)
+        kill_children()
+
+    def _ended(self, pid: int, status: int) -> None:
+        """A child was collected."""
+        if pid in self._workers:
+            self._workers.discard(pid)
+            kill_group(pid)
+            kill_children(self._workers)
+            self._take_last_words(pid)
+            send_packet(self._sock, {"kind": "exited", "pid": pid, "status": status})
 
     def _reap(self) -> None:
         """Collect what has ended, and kill what a worker that has ended left behind."""
@@ -96,11 +183,7 @@ class _Template:
                 return
             if pid == 0:
                 return
-            if pid in self._workers:
-                self._workers.discard(pid)
-                kill_group(pid)
-                kill_children(self._workers)
-                send_packet(self._sock, {"kind": "exited", "pid": pid, "status": status})
+            self._ended(pid, status)
 
     def end(self) -> None:
         """Let the workers leave, then kill whatever is there."""
@@ -124,11 +207,25 @@ class _Template:
             kill_group(pid)
         self._workers.clear()
         kill_children(self._workers)
+        for fd in list(self._registrars):
+            while fd in self._registrars and select.select([fd], [], [], 0)[0]:
+                self._register(fd)
+        if self._holdings is not None:
+            self._undo(self._holdings)
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
 
+    def _undo(self, holdings: Holdings) -> None:
+        """Set the host back; the keeper may still be there, and must not take us for stuck."""
+        if len(holdings.undo):
+            try:
+                send_packet(self._sock, {"kind": "undoing"})
+            except OSError:
+                pass
+        holdings.end()
 
-def _become_worker(template: _Template, packet: Dict[str, Any], fds: List[int]) -> None:
+
+def _become_worker(template: _Template, packet: Dict[str, Any], fds: List[int], undo: socket.socket) -> None:
     """Turn this fresh child into a worker.  Does not return."""
     try:
         os.setsid()
@@ -136,13 +233,12 @@ def _become_worker(template: _Template, packet: Dict[str, Any], fds: List[int]) 
         for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        template._sock.close()
-        os.close(template._wake_receive)
-        os.close(template._wake_send)
+        template.leave()
         from easycluster.far import worker
 
         control, out, err, stacks, *audit = fds
         packet["settings"]["audit"] = audit
+        packet["settings"]["undo"] = undo
         worker.main(socket.socket(fileno=control), out, err, stacks, packet["settings"])
     except BaseException:  # noqa: BLE001 - the last boundary of the process
         import traceback

@@ -27,7 +27,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Set
 
 from easycluster.errors import ForkedClientError, ProtocolError
-from easycluster.far import output
+from easycluster.far import output, undo
 from easycluster.far.audit import AuditedSession
 from easycluster.far.fdpass import recv_packet, send_packet
 from easycluster.far.importer import ControllerFinder, NotNow
@@ -49,7 +49,7 @@ from easycluster.wire.values import PeerInfo, Values, this_python
 if TYPE_CHECKING:
     from easycluster.link.pending import Waiter
 
-__all__ = ["Worker", "main"]
+__all__ = ["CloudpickleFinder", "Worker", "main"]
 
 # Seconds that a call which runs when the session ends gets to clean up.
 LEAVE_TIME = 0.5
@@ -89,6 +89,8 @@ class Worker:
         self._leaving = False
         self._left = threading.Event()
         self._root: Optional[Root] = None
+        # Modules of the controller that were imported here, by name.
+        self.fetched: Dict[str, Any] = {}
         # Guards asynchronous exceptions: set only while the call runs, taken back when it ends.
         self._interrupting = allocate_lock()
         signal.signal(CANCEL_SIGNAL, self._on_cancel_signal)
@@ -110,7 +112,7 @@ class Worker:
         if session is None:
             return
         ControllerFinder(self._fetch_module).install()
-        _CloudpickleFinder(self._fetch_module).install()
+        CloudpickleFinder(self._fetch_module).install()
         session.start_watcher(self._run_refusals)
         try:
             session.send(Kind.HELLO, 0, pickle.dumps(self.hello(), 4))
@@ -176,6 +178,8 @@ class Worker:
         if session is not None:
             session.ended = ForkedClientError("only the process that was forked can talk to the near side")
             descriptors += [session.stream.fileno(), session.stream.write_fileno()]
+        if undo.registrar is not None:
+            descriptors.append(undo.registrar.fileno())
         descriptors = [fd for fd in descriptors if fd >= 0]
         # First this: there may be no descriptor left for the null device.
         for fd in set(descriptors):
@@ -433,10 +437,13 @@ class Worker:
         if self.session is None or get_ident() not in self.session.inside:
             # Nobody on the near side waits for this thread.
             raise NotNow
-        return self._ask_near("fetch_module", name)
+        found = self._ask_near("fetch_module", name)
+        if found is not None:
+            self.fetched[name] = found
+        return found
 
 
-class _CloudpickleFinder(ControllerFinder):
+class CloudpickleFinder(ControllerFinder):
     """Prefers the controller's cloudpickle: its pickles are made for its own version."""
 
     def install(self) -> None:
@@ -457,6 +464,7 @@ def main(control: socket.socket, out: int, err: int, stacks: int, settings: Dict
     faulthandler.register(DUMP_SIGNAL, stacks, all_threads=True, chain=False)
     sys.argv = [""]
     worker = Worker(control, settings)
+    undo.registrar = undo.Registrar(settings["undo"], worker)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=worker.after_fork)
     code = 0

@@ -124,9 +124,11 @@ class Kind:
     DATA = 20
     KILL = 21
     STOP_THREAD = 22
+    ASK = 23
+    ANSWER = 24
 
 
-_LAST_KIND = 22
+_LAST_KIND = 24
 
 # Thread number that stands for a new thread for this request alone.
 SINGLE_THREAD = 0xFFFFFFFF

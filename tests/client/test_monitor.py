@@ -60,7 +60,7 @@ class Port:
         (Kind.DIED, 0, b""),
         (Kind.DIED, 0, pickle.dumps({"signal": 9})),
         (Kind.SYNCED, 2, b""),
-        (23, 0, b""),
+        (25, 0, b""),
     ],
 )
 def test_a_message_that_makes_no_sense_ends_its_own_link_only(kind, thread, body):

@@ -158,6 +158,7 @@ def control_frames():
         (Kind.CREDIT, 100, b"", 0),
         (Kind.CREDIT, 100, b"", 1),
         (Kind.KILL, 0, b"", 0),
+        (Kind.ASK, 1, pickle.dumps({"op": "holders"}, 4), 0),
         (Kind.SPAWN, 0, b"", 0),
         (Kind.GOODBYE, 0, b"", 0),
     ]:
@@ -173,6 +174,7 @@ def control_frames():
         frame(Kind.CREDIT, 7),
         frame(Kind.DIED, 77, pickle.dumps(died, 4)),
         frame(Kind.PONG),
+        frame(Kind.ANSWER, 1, pickle.dumps({"holders": []}, 4)),
         frame(Kind.GOODBYE),
     ]
     return port.sent, keepers

@@ -56,6 +56,8 @@ FRAMES = [
     ((Kind.DATA, 0, b"d", 0, 0), "00000001 14 00 0000 00000000 00000000 64"),
     ((Kind.KILL, 0, b"", 0, 0), "00000000 15 00 0000 00000000 00000000"),
     ((Kind.STOP_THREAD, 0, b"", 3, 0), "00000000 16 00 0000 00000000 00000003"),
+    ((Kind.ASK, 7, b"q", 0, 0), "00000001 17 00 0000 00000007 00000000 71"),
+    ((Kind.ANSWER, 7, b"a", 0, 0), "00000001 18 00 0000 00000007 00000000 61"),
 ]
 
 
@@ -314,7 +316,7 @@ def test_a_chunk_with_one_wrong_bit_is_refused(index, size):
     ("wire", "message"),
     [
         ("00000000 00 00 0000 00000000 00000000", "a frame of kind 0 with 0 bytes is not allowed"),
-        ("00000000 17 00 0000 00000000 00000000", "a frame of kind 23 with 0 bytes is not allowed"),
+        ("00000000 19 00 0000 00000000 00000000", "a frame of kind 25 with 0 bytes is not allowed"),
         ("00030001 02 00 0000 00000000 00000000", "a frame of kind 2 with 196609 bytes is not allowed"),
         ("00000000 02 01 0000 00000000 00000000", "a frame cannot announce 0 buffers in 0 bytes"),
         ("00000002 02 01 0000 00000000 00000000 0000", "a frame cannot announce 0 buffers in 2 bytes"),

@@ -1,0 +1,169 @@
+"""What a session holds on its host: locks, what is to be undone, and the state it found.
+
+The template has it, for it is the last process of a session to go: whoever dies first, things are undone, and only
+then the locks go with the process.  The near side asks by way of the keeper, in plain dictionaries::
+
+    {"op": "take", "wanted": [{"name", "mode", "slots"}], "info": {...}}   -> {"in_the_way": [record]}
+    {"op": "release", "names": [name] or None}                             -> {}
+    {"op": "reserve", "names": [name], "seconds", "info"}                  -> {"in_the_way": [record]}
+    {"op": "holders", "names": [name] or None}                             -> {"holders": [record]}
+    {"op": "force", "names": [name]}                                       -> {"ended": [record]}
+    {"op": "begin", "directories": [path], "alone": bool}                  -> {"level": int, "baseline": int}
+    {"op": "undo", "level": int}                                           -> {"failures": [...]}
+    {"op": "leaks", "baseline": int}                                       -> {"leaks": [...]}
+    {"op": "end_worker"}                                                   -> {}
+
+Each may name the lock ``directory``.  An answer with ``fault`` says why it could not be done.
+
+This module is shipped to the far side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import Any, Callable, Collection, Dict, List, Optional
+
+from easycluster.far.leaks import Baseline
+from easycluster.far.locks import DIRECTORY, LockDirectory
+from easycluster.far.undo import Code, UndoStack
+
+__all__ = ["Holdings"]
+
+Plain = Dict[str, Any]
+
+
+class Holdings:
+    """See the module.
+
+    Args:
+        keeper: Process id of the keeper, for whoever has to end this session.
+        workers: Gives the workers' process ids.
+        end_workers: Kills them and what they left.
+    """
+
+    def __init__(self, keeper: int, workers: Callable[[], Collection[int]], end_workers: Callable[[], None]) -> None:
+        self._keeper = keeper
+        self._workers = workers
+        self._end_workers = end_workers
+        self._locks: Optional[LockDirectory] = None
+        self._baselines: Dict[int, Baseline] = {}
+        self._label = ""
+        self.undo = UndoStack()
+
+    def answer(self, question: Plain) -> Plain:
+        """Do what the near side asks; never raises."""
+        try:
+            operation = getattr(self, f"_do_{question['op']}")
+            result: Plain = operation(question)
+            return result
+        except Exception as exc:  # noqa: BLE001 - the near side says it
+            return {"fault": str(exc) or repr(exc)}
+
+    def register(self, packet: Plain, code: Code) -> None:
+        """Take an action that a worker registered."""
+        self.undo.add(packet, code)
+
+    def forget(self) -> None:
+        """In a child: hold nothing."""
+        if self._locks is not None:
+            self._locks.forget()
+            self._locks = None
+
+    def end(self) -> None:
+        """The session is over and its workers are gone: undo, and write down what cannot be told any more."""
+        for failure in self.undo.run():
+            self._log(failure)
+        self._end_workers()
+        if self._locks is not None:
+            self._locks.close()
+            self._locks = None
+
+    # Operations ------------------------------------------------------------------------------------
+
+    def _lock_directory(self, question: Plain) -> LockDirectory:
+        if self._locks is None:
+            self._locks = LockDirectory(question.get("directory") or DIRECTORY)
+        return self._locks
+
+    def _do_take(self, question: Plain) -> Plain:
+        info = dict(question["info"], account=_account(), keeper=self._keeper)
+        self._label = str(info.get("label") or "")
+        return {"in_the_way": self._lock_directory(question).take(question["wanted"], info)}
+
+    def _do_release(self, question: Plain) -> Plain:
+        if self._locks is not None:
+            self._locks.release(question.get("names"))
+        return {}
+
+    def _do_reserve(self, question: Plain) -> Plain:
+        info = dict(question["info"], account=_account())
+        return {"in_the_way": self._lock_directory(question).reserve(question["names"], question["seconds"], info)}
+
+    def _do_holders(self, question: Plain) -> Plain:
+        return {"holders": self._lock_directory(question).holders(question.get("names")), "now": time.time()}
+
+    def _do_force(self, question: Plain) -> Plain:
+        """End the keepers of those who hold something; their templates undo what they did, and let go."""
+        locks = self._lock_directory(question)
+        ended: List[Plain] = []
+        for record in locks.holders(question["names"]):
+            pid = record.get("keeper")
+            if record.get("mode") == "reserved":
+                locks.reserve([record["name"]], 0, {"force": True})
+            elif isinstance(pid, int) and pid > 1 and pid != self._keeper:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                except PermissionError:
+                    who = record.get("account")
+                    return {"fault": f"its session belongs to account {who} here; log in as {who} or root"}
+            else:
+                continue
+            ended.append(record)
+        return {"ended": ended}
+
+    def _do_begin(self, question: Plain) -> Plain:
+        number = len(self._baselines)
+        while number in self._baselines:
+            number += 1
+        directories = question.get("directories") or ()
+        spared = [*self._workers(), os.getpid()]
+        self._baselines[number] = Baseline(os.getpid(), spared, directories, bool(question.get("alone")))
+        return {"level": len(self.undo), "baseline": number}
+
+    def _do_undo(self, question: Plain) -> Plain:
+        return {"failures": self.undo.run(int(question["level"]))}
+
+    def _do_leaks(self, question: Plain) -> Plain:
+        baseline = self._baselines.pop(int(question["baseline"]), None)
+        return {"leaks": [] if baseline is None else baseline.compare([*self._workers(), os.getpid()])}
+
+    def _do_end_worker(self, question: Plain) -> Plain:
+        self._end_workers()
+        return {}
+
+    def _log(self, failure: Plain) -> None:
+        """Nobody is left to tell: syslog, and a file beside the locks."""
+        label = f" of {self._label}" if self._label else ""
+        text = f"easycluster: undo{label}: {failure['what']} {failure['error']}"
+        with contextlib.suppress(Exception):
+            import syslog
+
+            syslog.openlog("easycluster", syslog.LOG_PID)
+            syslog.syslog(syslog.LOG_ERR, text)
+        if self._locks is not None:
+            with contextlib.suppress(Exception):
+                self._locks.log(text)
+
+
+def _account() -> str:
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except (ImportError, KeyError):
+        return str(os.geteuid())

@@ -1,0 +1,46 @@
+"""Boxes of hosts for tests that need real machines; name the fixtures in a ``conftest.py`` to have them.
+
+``labbox`` is shared by a whole run (by each worker of xdist): leave its hosts on, with their links up, and without
+files of yours.  ``fresh_labbox`` is a new one for one test, ready in half a second.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from easycluster.labbox import LabBox, missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["HOSTS", "fresh_labbox", "labbox", "require_labbox"]
+
+HOSTS = ("gpu[01:02]", "san1", "bench")
+
+
+def require_labbox() -> None:
+    """Skip the test where no box can be made; in CI it fails instead."""
+    text = missing()
+    if text and os.environ.get("CI") == "true":
+        pytest.fail(text, pytrace=False)
+    if text:
+        pytest.skip(text)
+
+
+@pytest.fixture(scope="session")
+def labbox() -> Iterator[LabBox]:
+    """Hosts gpu01, gpu02, san1 and bench, for all tests of this process; leave them as they are."""
+    require_labbox()
+    with LabBox(HOSTS) as box:
+        yield box
+
+
+@pytest.fixture
+def fresh_labbox() -> Iterator[LabBox]:
+    """The same hosts for this test alone, which may do with them what it wants."""
+    require_labbox()
+    with LabBox(HOSTS) as box:
+        yield box

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from pytest_easycluster.pool import missing
 from pytest_easycluster.tracebacks import has_users_frames, leave_out_our_own
 
 if TYPE_CHECKING:
-    from easycluster.lab import Hosts, Lab, Need
+    from easycluster.lab import Hosts, Lab, Need, NoHostFits
 
 NEEDS_LAB = "needs a lab: give --ec-inventory FILE"
 
@@ -27,25 +28,51 @@ def need_lab(config: pytest.Config) -> Lab:
     lab = find_lab(config)
     if lab is not None:
         return lab
-    if config.getini("ec_require_inventory"):
-        fail(f"{NEEDS_LAB} (ec_require_inventory is set)")
+    why = why_a_lab_must_be_there(config)
+    if why:
+        fail(f"{NEEDS_LAB} ({why})")
     pytest.skip(NEEDS_LAB)
 
 
-def fail(message: str) -> NoReturn:
-    """End the setup of a test with a sentence instead of our stack: an error of the lab, not of the test's code."""
-    pytest.fail(message, pytrace=False)
+def why_a_lab_must_be_there(config: pytest.Config) -> str:
+    """What says that a run without a lab is an error, ``""`` if nothing does."""
+    if config.getini("ec_require_inventory"):
+        return "ec_require_inventory is set"
+    return "missing hosts are to be errors" if missing(config) == "error" else ""
 
 
-def select(lab: Lab, needs: list[Need], test: str) -> Hosts:
-    """Pick hosts; a lab that has none that fit is an error that names every candidate."""
+def fail(message: str, cause: BaseException | None = None) -> NoReturn:
+    """End the setup of a test with a sentence instead of our stack: an error of the lab, not of the test's code.
+
+    Args:
+        message: The sentence.
+        cause: What it is about, for the verdict.
+    """
+    failure = pytest.fail.Exception(message, pytrace=False)
+    failure.easycluster_cause = cause  # type: ignore[attr-defined]  # ours
+    raise failure
+
+
+def select(config: pytest.Config, lab: Lab, needs: list[Need], test: str) -> Hosts:
+    """Pick hosts; a lab that has none that fit is an error or a skip that names every candidate."""
     from easycluster.lab import LabRequestError, NoHostFits
 
     try:
         return lab.select(needs, test)
-    except (LabRequestError, NoHostFits) as exc:
+    except NoHostFits as exc:
+        error = exc
+    except LabRequestError as exc:
         message = str(exc)
-    fail(message)
+        fail(message)
+    end_without_hosts(config, error)
+
+
+def end_without_hosts(config: pytest.Config, error: NoHostFits) -> NoReturn:
+    """End the setup of a test that the lab has no hosts for, as ``--ec-missing`` says."""
+    # What may be a typo must not be skipped, as if it were hardware that is not there.
+    if missing(config) == "skip" and not error.unknown:
+        pytest.skip(str(error))
+    fail(str(error))
 
 
 def connect(lab: Lab, hosts: Hosts) -> Hosts:
@@ -53,20 +80,24 @@ def connect(lab: Lab, hosts: Hosts) -> Hosts:
     from easycluster.errors import EasyClusterError
     from easycluster.lab import HostErrors
 
+    cause: Exception
     try:
         return hosts.connect()
     except HostErrors as exc:
+        cause = exc
         faults = {name: one for name, one in exc.by_host.items() if not isinstance(one, EasyClusterError)}
         texts = [f"{name}:\n{_text_of(one)}" for name, one in faults.items()]
         message = "\n\n".join([str(exc), *texts])
     except EasyClusterError as exc:
+        cause = exc
         message = str(exc)
     except Exception as exc:
+        cause = exc
         # The far side's frames are the best report; without any, pytest would show its own.
         if has_users_frames(exc):
             raise
         message = f"connecting failed on {', '.join(hosts.names)}\n{_text_of(exc)}"
-    fail(lab.inventory.mask(message))
+    fail(lab.inventory.mask(message), cause)
 
 
 def _text_of(exc: Exception) -> str:

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_easycluster import tracebacks
+from pytest_easycluster import collecting, guards, plan, pool, tracebacks
 from pytest_easycluster.fixtures import ec, ec_host, ec_inventory, gpu_node, remote_hosts, san_target
+from pytest_easycluster.markers import MARKERS
+from pytest_easycluster.plan import pytest_cmdline_main
 
 if TYPE_CHECKING:
     import pytest
 
 # The fixtures are here for pytest to find.
-__all__ = ["ec", "ec_host", "ec_inventory", "gpu_node", "remote_hosts", "san_target"]
-
-MARKERS = (
-    (
-        "ec_hosts(*roles, count=1, where=None, distinct=()): the hosts that remote_hosts gives the test, such as "
-        "ec_hosts('gpu', count=2, where='gpus >= 4', distinct='rack'); several markers add up, in the order written."
-    ),
-    "ec_each(role, where=None): run the test once for each host of the role; the test takes ec_host.",
-)
-
+__all__ = ["ec", "ec_host", "ec_inventory", "gpu_node", "pytest_cmdline_main", "remote_hosts", "san_target"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what the command line and the ini file can say."""
@@ -34,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "skipped. May be given again, later files are laid over earlier ones; hosts:gpu1,ann@gpu2 stands for a file "
         "with these hosts, ansible:FILE is an inventory of Ansible",
     )
+    guards.add_options(parser)
     parser.addini(
         "ec_inventory",
         "the lab file, as --ec-inventory, one a line; relative to this file",
@@ -48,6 +42,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+    pool.pytest_addoption(parser)
+    plan.pytest_addoption(parser)
+
+
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Add the hooks that suites may implement."""
     from pytest_easycluster import hookspecs
@@ -60,20 +58,13 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     config.pluginmanager.register(tracebacks, "easycluster-tracebacks")
+    config.pluginmanager.register(collecting, "easycluster-collecting")
     wanted = config.getoption("ec_inventory") or config.getini("ec_inventory")
     # `pytest --help --ec-inventory x` is a question about pytest, not about x.
     if wanted and not config.getoption("help", False):
         from pytest_easycluster.session import start
 
         start(config)
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one item per host of tests marked ``ec_each``."""
-    if "ec_host" in metafunc.fixturenames or metafunc.definition.get_closest_marker("ec_each"):
-        from pytest_easycluster.markers import repeat_on_each
-
-        repeat_on_each(metafunc)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

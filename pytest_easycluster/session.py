@@ -13,6 +13,7 @@ import pytest
 from easycluster.lab import DEFAULT_FIXTURES, InventoryError, Lab, read_inventory
 from pytest_easycluster.access import LAB
 from pytest_easycluster.fixtures import make_fixtures
+from pytest_easycluster.guards import register
 from pytest_easycluster.report import LiveOutput, add_sections, header
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def start(config: pytest.Config) -> None:
     # A run that ends before its session began has no pytest_sessionfinish.
     config.add_cleanup(partial(_close, lab))
     config.pluginmanager.register(LabSession(lab), "easycluster-lab")
+    register(config, lab)
     module = ModuleType("easycluster_lab_fixtures", "Fixtures of the lab file.")
     make_fixtures([entry for name, entry in inventory.fixtures.items() if name not in DEFAULT_FIXTURES], module)
     config.pluginmanager.register(module, "easycluster-lab-fixtures")

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from easycluster.errors import ConnectError, ConnectionClosed, SessionError
-from easycluster.lab.losses import Aftermath, LossMemory, NotLost, boot_id, kernel_log
+from easycluster.lab.losses import Aftermath, LossMemory, NotLost, boot_id, kernel_log, name_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -90,6 +90,7 @@ class HostConnection:
             try:
                 client = self._dialer(self._entry, self._definitions(), self._take_in)
             except Exception as exc:
+                name_host(exc, self._entry.name)
                 self.memory.remember(exc, counts=counts)
                 raise
             self.memory.forget()

@@ -105,6 +105,14 @@ def is_loss(exc: BaseException) -> bool:
     return isinstance(exc, (ConnectError, ConnectionLost))
 
 
+def name_host(exc: Exception, name: str) -> None:
+    """Let an error name a host as the lab file does; transports know its address."""
+    if isinstance(exc, ConnectError) and exc.host != name:
+        rest = exc.message.removeprefix(f"{exc.host}: ")
+        where = f"{name} ({exc.host})" if exc.host else name
+        exc.__init__(f"{where}: {rest}", name, exc.details)  # type: ignore[misc]  # the same error, other words
+
+
 def boot_id(client: Any) -> str:
     """Which boot of its host a client is connected to, ``""`` where there is no such thing."""
     try:

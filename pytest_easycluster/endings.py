@@ -1,0 +1,197 @@
+"""How a run with a lab ends when it is told to: Ctrl-C, SIGTERM (an aborted job), SIGHUP (a closed terminal).
+
+The first signal ends what runs, or lets a teardown that has begun go on; what is left of the teardown gets
+:data:`TEARDOWN` seconds.  A second one ends that too.  Either way pytest writes its reports and ends with 2, and every
+connection is closed.  Should even that hang, the process leaves: far sides end by themselves when nobody is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from types import FrameType
+
+    from easycluster.lab import Lab
+
+# Seconds of teardown after the first signal.
+TEARDOWN: Final = 10.0
+# Seconds between the attempts to end a teardown that is over its time, and from the first of them to the hard end.
+AGAIN: Final = 0.5
+HARD: Final = 5.0
+# Seconds to close all connections in, when told to hurry.
+CLOSE: Final = 1.0
+# A terminal sends Ctrl-C to workers of pytest-xdist too, and so does our controller: both are the same one.
+SAME: Final = 0.5
+
+SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+# pytest's own for Ctrl-C.
+INTERRUPTED: Final = 2
+
+
+class Ended(KeyboardInterrupt):
+    """The run was told to end; pytest treats it as Ctrl-C."""
+
+
+class Endings:
+    """Hooks and signal handlers of one process.
+
+    Args:
+        config: Of pytest.
+        lab: What is closed at the end.
+    """
+
+    def __init__(self, config: pytest.Config, lab: Lab) -> None:
+        self._config = config
+        self._lab = lab
+        self._is_worker = hasattr(config, "workerinput")
+        # The signal that came first, "" while none has.
+        self.reason = ""
+        self._first = 0.0
+        self._is_hurried = False
+        # Whether fixtures are being taken down, which a first signal does not interrupt.
+        self._in_teardown = False
+        self._is_over = threading.Event()
+        self._before: dict[int, Any] = {}
+        self._worker_pids: list[int] = []
+
+    # Signals -----------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        """Handle the signals from now on; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            before = signal.getsignal(number)
+            # Ignored by who started us (nohup, a shell's background job), or somebody else's business already.
+            if before in (signal.SIG_DFL, signal.default_int_handler):
+                self._before[number] = signal.signal(number, self._take)
+        self._config.add_cleanup(self.uninstall)
+
+    def uninstall(self) -> None:
+        """Put back what was there."""
+        self._is_over.set()
+        for number, before in self._before.items():
+            with contextlib.suppress(ValueError):
+                signal.signal(number, before)
+        self._before.clear()
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.reason and self._is_worker and now - self._first < SAME:
+            return
+        if self.reason:
+            self._hurry(f"{self.reason}, then {signal.Signals(number).name}")
+        self.reason, self._first = signal.Signals(number).name, now
+        threading.Thread(target=self._watch, name="easycluster-ending", daemon=True).start()
+        if self._pass_on() or self._in_teardown:
+            return
+        raise Ended(self.reason)
+
+    def _hurry(self, why: str) -> None:
+        self._is_hurried = True
+        self._pass_on()
+        raise Ended(why)
+
+    def _pass_on(self) -> bool:
+        """Tell the workers of pytest-xdist; whether to wait for them: their last reports and their teardown."""
+        for pid in self._worker_pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGTERM)
+        return bool(self._worker_pids) and not self._is_hurried
+
+    def _watch(self) -> None:
+        """See to it that the run ends; in a thread of its own."""
+        # Workers have the same time, and tell of their end afterwards.
+        hurry_at = self._first + TEARDOWN + (1.0 if self._worker_pids else 0.0)
+        while not self._is_over.wait(AGAIN / 5):
+            now = time.monotonic()
+            if self._is_hurried or now > hurry_at:
+                break
+        if self._is_over.is_set():
+            return
+        end = time.monotonic() + HARD
+        while time.monotonic() < end:
+            if not self._is_hurried:
+                self._say(f"teardown has not ended within {TEARDOWN:g} s of {self.reason}: it is cut off")
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            if self._is_over.wait(AGAIN):
+                return
+        self._say(f"{self.reason}: the run does not end by itself, so it is left")
+        os._exit(INTERRUPTED)
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, f"\neasycluster: {text}\n".encode())
+
+    # pytest ------------------------------------------------------------------------------------
+
+    def pytest_testnodeready(self, node: Any) -> None:
+        """Know the processes of pytest-xdist's workers."""
+        process = getattr(getattr(node.gateway, "_io", None), "popen", None)
+        if process is not None:
+            self._worker_pids.append(process.pid)
+
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Forget a worker that has ended."""
+        process = getattr(getattr(node.gateway, "_io", None), "popen", None)
+        if process is not None and process.pid in self._worker_pids:
+            self._worker_pids.remove(process.pid)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self) -> Generator[None, object, object]:
+        """Let a teardown that has begun go on."""
+        self._in_teardown = True
+        try:
+            result = yield
+        finally:
+            self._in_teardown = False
+            if self.reason:
+                raise Ended(self.reason)
+        return result
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Take down the rest, within its time, and close every connection."""
+        self._in_teardown = True
+        result = None
+        try:
+            result = yield
+        except Exception as exc:
+            if not self.reason:
+                raise
+            # pytest has nowhere to report it, and would lose the reports of everything else.
+            self._warn(f"teardown after {self.reason} failed: {type(exc).__name__}: {exc}")
+        except Ended:
+            self._warn(f"teardown after {self.reason} was cut off")
+        finally:
+            if self.reason:
+                session.exitstatus = session.exitstatus or INTERRUPTED
+                self._close()
+        return result
+
+    def _close(self) -> None:
+        while True:
+            try:
+                self._lab.close(CLOSE)
+            except Ended:
+                continue
+            return
+
+    def _warn(self, text: str) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(f"easycluster: {text}", red=True)
+        else:
+            sys.stderr.write(f"easycluster: {text}\n")

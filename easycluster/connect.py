@@ -53,6 +53,7 @@ class Client(BaseClient):
         ask: Whether ssh may ask for a password on the terminal.
         heartbeat: Seconds between heartbeats.
         lost_after: Seconds of silence after which the other side counts as lost.
+        sudo: Whether the far side's Python is run by ``sudo -n``; over ssh and locally.
 
     Raises:
         ConnectError: If the far side does not come up.
@@ -75,6 +76,7 @@ class Client(BaseClient):
         ask: bool = False,
         heartbeat: float = HEARTBEAT,
         lost_after: float | None = None,
+        sudo: bool = False,
     ) -> None:
         super().__init__()
         self._definition_names = (definitions,) if isinstance(definitions, str) else tuple(definitions)
@@ -85,6 +87,7 @@ class Client(BaseClient):
         self._connect_timeout = connect_timeout
         self._label = label
         self._ask = ask
+        self._sudo = sudo
         self._heartbeat = heartbeat
         self._lost_after = heartbeat * MISSED if lost_after is None else lost_after
         if host is not None:
@@ -181,6 +184,7 @@ class Client(BaseClient):
             extra_args=tuple(extra_args),
             ask=self._ask,
             compress=self._compress,
+            sudo=self._sudo,
         )
         self._connect_by(
             lambda _label: GatewayCarrier(target), peername or (host if port is None else f"{host}:{port}")
@@ -190,7 +194,8 @@ class Client(BaseClient):
         from easycluster.transport.carriers import GatewayCarrier
         from easycluster.transport.gateway import GatewayTarget
 
-        target = GatewayTarget(kind="local", host=self._label or peername, pythons=_candidates(python))
+        host = self._label or peername
+        target = GatewayTarget(kind="local", host=host, pythons=_candidates(python), sudo=self._sudo)
         self._connect_by(lambda _label: GatewayCarrier(target), peername)
 
     def _connect_by(self, make_carrier: Any, peername: str) -> None:

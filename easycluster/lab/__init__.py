@@ -8,6 +8,7 @@ first.some_function_of_the_role()
 
 from __future__ import annotations
 
+from easycluster.lab.approach import UnfitHost
 from easycluster.lab.choose import LabRequestError, Need, NoHostFits, make_need
 from easycluster.lab.host import GpuNode, Host, SanTarget
 from easycluster.lab.hosts import Hosts
@@ -42,6 +43,7 @@ __all__ = [
     "Role",
     "SanTarget",
     "Secret",
+    "UnfitHost",
     "Where",
     "WhereError",
     "is_loss",

@@ -68,8 +68,6 @@ def dial(entry: HostEntry, definitions: Sequence[str], take_output: TakeOutput) 
             """Say nothing."""
 
     target = entry.target
-    if target.become:
-        raise ConnectError(f"{entry.name}: become: {target.become} is not supported yet", host=entry.name)
     options: dict[str, Any] = {
         "definitions": tuple(definitions),
         "label": entry.name,
@@ -78,12 +76,13 @@ def dial(entry: HostEntry, definitions: Sequence[str], take_output: TakeOutput) 
     if "keepalive" in entry.settings:
         options["heartbeat"] = entry.settings["keepalive"]
     if target.via == "local":
-        return _client(spawn_local(HostClient, python=target.local_python(), **options))
+        return _client(spawn_local(HostClient, python=target.local_python(), sudo=bool(target.become), **options))
     if target.via == "tcp":
         client = HostClient(key=_key(entry), enable_compression=target.compress, **options)
         client.connect(target.address, target.port, ssh=False)
         return _client(client)
-    client = HostClient(enable_compression=target.compress, ask=target.ask, **options)
+    sudo = bool(target.become)
+    client = HostClient(enable_compression=target.compress, ask=target.ask, sudo=sudo, **options)
     client.connect(
         target.address,
         target.port,

@@ -57,6 +57,7 @@ class HostEntry:
         timeouts: Spans in seconds by name: ``connect``, ``call``, ``silence``, ``transfer``, ``test`` ...
         enabled: False if the file takes it out.
         reason: Why.
+        probed: Whether the host itself has said what it can do.
         left_out: Why this run does not use it although the file has it, ``""`` if it does.
         settings: Every other setting by key: ``lock``, ``power``, ``console``, ``artifacts``, ``restore`` ...
         origin: Where each value comes from, by dotted name: ``timeouts.call``, ``connect.user``, ``tags.nightly``.
@@ -74,6 +75,7 @@ class HostEntry:
     enabled: bool = True
     reason: str = ""
     left_out: str = ""
+    probed: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Place] = field(default_factory=dict)
 

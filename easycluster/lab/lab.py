@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from easycluster.definitions import DEFAULT_MODULE
+from easycluster.lab.approach import Approach
 from easycluster.lab.choose import Need, choose, make_need, reason_against
 from easycluster.lab.connection import HostConnection
 from easycluster.lab.dial import dial
@@ -49,7 +51,10 @@ class Lab:
         dialer: Dialer = dial,
         live: Callable[[str, str, str], None] | None = None,
     ) -> None:
-        self.inventory = inventory
+        # Probes find things out about hosts; whoever gave us the inventory keeps it as it was.
+        entries = dict(inventory.hosts)
+        self.inventory = inventory = replace(inventory, hosts=entries)
+        self._approach = dialer = Approach(inventory, entries, dialer)
         self._modules = {name: define_module(name, role.code) for name, role in inventory.roles.items() if role.code}
         self._every = {
             name: host_class(entry)(
@@ -87,7 +92,10 @@ class Lab:
         return self.hosts[name]
 
     def select(self, needs: Iterable[Need], test: str = "") -> Hosts:
-        """The hosts for several needs, each host once, in the order of the needs; nothing is connected.
+        """The hosts for several needs, each host once, in the order of the needs.
+
+        Nothing is connected, except where a condition depends on what a role's ``probe`` finds out: those hosts are
+        asked first, all at once.
 
         Args:
             needs: See :func:`easycluster.lab.make_need`.
@@ -97,7 +105,29 @@ class Lab:
             LabRequestError: If a need names a role or capability that the lab does not have.
             NoHostFits: If there are not enough hosts; the message names each and why not.
         """
-        return Hosts(self._every[entry.name] for entry in choose(self.inventory, needs, test))
+        wanted = list(needs)
+        self.ask_probes(self._approach.candidates(wanted))
+        while True:
+            picked = choose(self.inventory, wanted, test)
+            # A host that is not what the file says may make way for another.
+            if not any(need.where or need.distinct for need in wanted):
+                break
+            if not self.ask_probes(entry.name for entry in picked):
+                break
+        return Hosts(self._every[entry.name] for entry in picked)
+
+    def ask_probes(self, names: Iterable[str]) -> list[str]:
+        """Have those of these hosts that have a probe say what they can do, each once, all at the same time.
+
+        A host that cannot be asked stays as the file describes it; its error comes when it is used.
+
+        Returns:
+            The names of those that were asked now.
+        """
+        asked = self._approach.unasked(names)
+        if asked:
+            run_all({name: self._every[name]._connection.client for name in asked})
+        return asked
 
     def fitting(self, need: Need, test: str = "") -> Hosts:
         """Every host that fits a need, in the order of the file; its ``count`` is the least there must be.

@@ -12,7 +12,7 @@ from easycluster.lab.inventory import HostEntry, Inventory, Role
 from easycluster.lab.origins import ADDED_LISTS, ADDED_MAPPINGS, REACH, Origins
 from easycluster.lab.positions import Items, Leaf, Place, Problems, Table, did_you_mean
 from easycluster.lab.ranges import RangeError, RangeName, expand, is_range
-from easycluster.lab.references import References
+from easycluster.lab.references import References, with_carriers
 from easycluster.lab.rolecode import CodeBlock, check_names, file_block, inline_block
 from easycluster.lab.sections import Layer, Written
 from easycluster.lab.shapes import BAD, Fields, Reading, Value, check_keys, is_empty
@@ -79,7 +79,7 @@ class _Reader(References):
             check_keys(layer.table, list(schema.HOST.fields), self._at(layer.where, self._scope()))
         self._read_roles()
         self._groups()
-        hosts = {name: self._host(name) for name in self._written}
+        hosts = with_carriers({name: self._host(name) for name in self._written})
         self._check_requirements(hosts)
         self._check_links(hosts)
         inventory = Inventory(
@@ -165,7 +165,7 @@ class _Reader(References):
         )
         assert isinstance(only, dict)
         blocks = self._code(only)
-        defined = check_names(name, blocks, self._problems)
+        defined = self._defined[name] = check_names(name, blocks, self._problems)
         requires = []
         for text, place in only.get("requires", ()):
             where = self._where(text, place)

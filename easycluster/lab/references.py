@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.lab import schema
@@ -63,20 +64,47 @@ class References(Sections):
         self._problems.add(at, f"{who} does not meet what role {role.name!r} requires {rule}: {outcome.why}")
 
     def _check_links(self, hosts: Mapping[str, HostEntry]) -> None:
-        """Settings that name another host."""
+        """Settings that name another host, or a function of the role's code."""
         for host in hosts.values():
+            who = self._written[host.name][-1].where
             power = host.settings.get("power", {})
             for key, name in (("runs_on", host.settings.get("runs_on", "")), ("power", power.get("on", ""))):
                 if name and name not in hosts:
-                    text = (
-                        f"{key} of {self._written[host.name][-1].where} names host {name!r}, which is not under hosts:"
-                    )
+                    text = f"{key} of {who} names host {name!r}, which is not under hosts:"
                     self._problems.add(host.origin[key], text, self._host_hint(name))
-            restore = host.settings.get("restore", "none")
-            codes = [self._roles[one].code for one in host.roles]
-            if restore != "none" and not any(codes):
-                text = f"restore of {self._written[host.name][-1].where} is {restore!r}, but none of its roles has code"
-                self._problems.add(host.origin["restore"], text)
+            self._check_runs_on(host, hosts, who)
+            artifacts = host.settings.get("artifacts", {})
+            self._check_code_has(host, "restore", host.settings.get("restore", "none"), who)
+            self._check_code_has(host, "artifacts.call", artifacts.get("call", "none"), who)
+            if host.target.become and host.target.via == "tcp":
+                text = f"become of {who} does not go with via: tcp; the server's user is who it is"
+                self._problems.add(host.origin.get("connect.become", host.place), text)
+
+    def _check_runs_on(self, host: HostEntry, hosts: Mapping[str, HostEntry], who: str) -> None:
+        through = hosts.get(host.settings.get("runs_on", ""))
+        if through is None:
+            return
+        if through is host:
+            self._problems.add(host.origin["runs_on"], f"runs_on of {who} names the host itself")
+        elif through.settings.get("runs_on"):
+            text = f"runs_on of {who} names host {through.name!r}, which has no Python of its own either"
+            self._problems.add(
+                host.origin["runs_on"], text, f"name the host that it runs on: {through.settings['runs_on']}"
+            )
+
+    def _check_code_has(self, host: HostEntry, key: str, function: str, who: str) -> None:
+        """Whether a setting names a function that one of the host's roles defines."""
+        if function == "none":
+            return
+        place = host.origin.get(key, host.place)
+        if not any(self._roles[one].code for one in host.roles):
+            self._problems.add(place, f"{key} of {who} is {function!r}, but none of its roles has code")
+            return
+        defined = {name: at for one in host.roles for name, at in self._defined.get(one, {}).items()}
+        # Code that defines nothing visible may get its names from elsewhere (`from x import *`).
+        if defined and function not in defined:
+            text = f"{key} of {who} is {function!r}, which the code of its roles does not define"
+            self._problems.add(place, text, did_you_mean(function, list(defined)))
 
     def _known_role(self, name: str, place: Place, what: str) -> None:
         if name in self._roles:
@@ -168,3 +196,16 @@ class References(Sections):
             self._known_role(name, key.place, "simulate")
             found[name] = schema.SIMULATE.read(table, self._at(f"simulate {name!r}", self._scope()))
         return found
+
+
+def with_carriers(hosts: dict[str, HostEntry]) -> dict[str, HostEntry]:
+    """Take out machines whose code would run on a host that is taken out."""
+    found = {}
+    for name, host in hosts.items():
+        through = hosts.get(host.settings.get("runs_on", ""))
+        if host.enabled and through is not None and not through.enabled:
+            why = f"runs on {through.name}, which is disabled" + (f": {through.reason}" if through.reason else "")
+            found[name] = replace(host, enabled=False, reason=why)
+        else:
+            found[name] = host
+    return found

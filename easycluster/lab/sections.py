@@ -66,6 +66,8 @@ class Sections:
         self._members: dict[str, list[str]] = {}
         self._capability_places: dict[tuple[str, str], Place] = {}
         self._changes: dict[str, list[Layer]] = {}
+        # What each role's code defines, and where.
+        self._defined: dict[str, dict[str, Place]] = {}
 
     def _at(self, where: str, scope: Scope) -> Reading:
         return Reading(self._problems, scope, where)

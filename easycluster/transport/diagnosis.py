@@ -91,6 +91,11 @@ def _explain_bootstrap(
     shown = f"\nstandard output began with {noise!r}" if noise else ""
     details = words + shown
     old = list(status.get("versions", ()))
+    if target.sudo and cause == "exit" and (refusal := _sudo_words(words)):
+        who = target.user or "the user who logs in"
+        problem = f"logged in, but sudo does not run Python: {refusal}"
+        advice = f"let {who} run it without a password (NOPASSWD in sudoers), or take out 'become'"
+        return BootstrapError(f"{target.host}: {problem}; {advice}", target.host, details)
     if old and cause in ("none", "exit"):
         problem = f"{tried} is Python {' and '.join(old)}; the far side needs 3.8 or newer"
         advice = "name another one with 'rpython'"
@@ -109,6 +114,12 @@ def _explain_bootstrap(
     return BootstrapError(f"{target.host}: {problem}; {advice}", target.host, details)
 
 
+def _sudo_words(words: str) -> str:
+    """What sudo, or a shell that looks for it, said last; ``""`` if neither did."""
+    said = [line.strip() for line in words.splitlines() if re.search(r"\bsudo\b|sudoers|not allowed to execute", line)]
+    return said[-1] if said else ""
+
+
 def was_turned_away(error: ConnectError) -> bool:
     """Whether sshd hung up before the login, so that a second try a little later may do."""
     return type(error) is ConnectError and re.search(TURNED_AWAY, error.details) is not None
@@ -116,6 +127,9 @@ def was_turned_away(error: ConnectError) -> bool:
 
 def explain_local_failure(target: GatewayTarget, program: str, words: str, timeout: float) -> BootstrapError:
     """A local program that is not the Python it should be."""
+    if target.sudo and (refusal := _sudo_words(words)):
+        text = f"{target.host}: sudo does not run {program}: {refusal}; let it run without a password (NOPASSWD)"
+        return BootstrapError(text, target.host, words)
     return BootstrapError(
         f"{target.host}: {program} did not start as a Python within {timeout:g} s; check that it is one",
         target.host,

@@ -153,9 +153,12 @@ def open_local_pipes(host: str, path: str) -> DataPipes:
     return pipes
 
 
-def open_ssh_pipes(host: str, ssh: str, master: str, python: str, path: str) -> DataPipes:
-    """Open a session on the master that hands its standard input and output to the listener over there."""
-    far_command = "exec " + " ".join(shlex.quote(word) for word in (python, "-I", "-S", "-c", PASSER, path))
+def open_ssh_pipes(host: str, ssh: str, master: str, python: str, path: str, become: str = "") -> DataPipes:
+    """Open a session on the master that hands its standard input and output to the listener over there.
+
+    ``become`` is a command that runs Python as the user whom the listener belongs to.
+    """
+    far_command = f"exec {become} " + " ".join(shlex.quote(word) for word in (python, "-I", "-S", "-c", PASSER, path))
     command = [ssh, "-T", "-S", master, "-F", os.devnull, "-o", "ControlMaster=no", "-o", "BatchMode=yes"]
     # A session that the master cannot open makes ssh connect anew, by itself and without the user's configuration.
     command += ["-o", "ProxyCommand=false", "-o", "LogLevel=ERROR", "--", host, far_command]

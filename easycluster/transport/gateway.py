@@ -70,6 +70,10 @@ RETRIES = (0.2, 0.5, 1.0)
 ASK_EXTRA = 60.0
 
 
+# -n: fail instead of asking for a password, which nobody could type.  -H: root's own home directory.
+SUDO = "sudo -n -H --"
+
+
 @dataclass(frozen=True)
 class GatewayTarget:
     """Where a gateway leads.
@@ -85,6 +89,7 @@ class GatewayTarget:
         extra_args: Arguments for ssh, before the host.  They win over our defaults.
         ask: Let ssh ask at the terminal; the answer may take a minute longer than the timeout.
         compress: Pass ``-C``.
+        sudo: Run the far side's Python as root, through ``sudo -n``: it never asks for a password.
     """
 
     kind: Literal["local", "ssh"] = "local"
@@ -96,6 +101,7 @@ class GatewayTarget:
     extra_args: tuple[str, ...] = ()
     ask: bool = False
     compress: bool = False
+    sudo: bool = False
 
     def __str__(self) -> str:
         """The host as messages name it."""
@@ -223,7 +229,8 @@ class Gateway:
             program = shutil.which(os.path.expanduser(words[0])) if words else None
             if program is None:
                 continue
-            command = shlex.join([program, *words[1:], "-u", "-c", FIRST_STAGE, self._marker, str(self._folder)])
+            sudo = SUDO.split() if self.target.sudo else []
+            command = shlex.join([*sudo, program, *words[1:], "-u", "-c", FIRST_STAGE, self._marker, str(self._folder)])
             self._launch(f'{command} 2>>"$folder/stderr"', b"", timeout)
             version = self._read_started(program, timeout)
             if not version:
@@ -474,7 +481,9 @@ class Gateway:
             pipes = open_local_pipes(self.target.host, command_path)
         else:
             master = str(self._folder / "master")
-            pipes = open_ssh_pipes(self.target.host, self.target.ssh, master, self.python, command_path)
+            # The listener's directory is open to nobody but its own user.
+            become = SUDO if self.target.sudo else ""
+            pipes = open_ssh_pipes(self.target.host, self.target.ssh, master, self.python, command_path, become)
         try:
             pipes.skip_noise(marker, timeout)
         except BaseException:
@@ -655,15 +664,17 @@ def _ssh_command(target: GatewayTarget, folder: Path, marker: str, timeout: floa
     command += target.extra_args
     for option in defaults:
         command += ["-o", option]
-    return [*command, "--", target.host, _far_command(target.candidates, marker)]
+    return [*command, "--", target.host, _far_command(target.candidates, marker, target.sudo)]
 
 
-def _far_command(candidates: tuple[str, ...], marker: str) -> str:
+def _far_command(candidates: tuple[str, ...], marker: str, sudo: bool = False) -> str:
     """The command for the login shell over there, whichever shell that is."""
     words = ["exec", "sh", "-c", 'eval "$0"', SEARCH, marker, FIRST_STAGE]
     for candidate in candidates:
         parts = [_shell_word(word) for word in shlex.split(candidate)]
-        words += [parts[0], " ".join(parts)]
+        # Looked up by the user's own path: sudo has another one.
+        program = f'{SUDO} "$(command -v {parts[0]})"' if sudo else parts[0]
+        words += [parts[0], " ".join([program, *parts[1:]])]
     return " ".join(words[:3] + [shlex.quote(word) for word in words[3:]])
 
 

@@ -368,14 +368,6 @@ def test_a_connection_that_comes_up_too_late_is_closed(fake_lab, dialer):
     assert dialer.clients[0].closed
 
 
-def test_become_is_refused_until_it_works(tmp_path):
-    file = tmp_path / "lab.yaml"
-    file.write_text("hosts: {h: {connect: {via: ssh, become: sudo}}}")
-
-    with Lab.load(file) as lab, pytest.raises(ConnectError, match="h: become: sudo is not supported yet"):
-        lab["h"].call("x")
-
-
 def test_a_tcp_host_without_a_key_says_what_is_missing(tmp_path):
     file = tmp_path / "lab.yaml"
     file.write_text("hosts: {h: {connect: tcp}}")

@@ -94,26 +94,24 @@ class Endings:
             self._hurry(f"{self.reason}, then {signal.Signals(number).name}")
         self.reason, self._first = signal.Signals(number).name, now
         threading.Thread(target=self._watch, name="easycluster-ending", daemon=True).start()
-        if self._pass_on() or self._in_teardown:
-            return
-        raise Ended(self.reason)
+        self._pass_on()
+        if not self._in_teardown:
+            raise Ended(self.reason)
 
     def _hurry(self, why: str) -> None:
         self._is_hurried = True
         self._pass_on()
         raise Ended(why)
 
-    def _pass_on(self) -> bool:
-        """Tell the workers of pytest-xdist; whether to wait for them: their last reports and their teardown."""
+    def _pass_on(self) -> None:
+        """Tell the workers of pytest-xdist; those that have not taken their fixtures down in 5 s hear of it again."""
         for pid in self._worker_pids:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGTERM)
-        return bool(self._worker_pids) and not self._is_hurried
 
     def _watch(self) -> None:
         """See to it that the run ends; in a thread of its own."""
-        # Workers have the same time, and tell of their end afterwards.
-        hurry_at = self._first + TEARDOWN + (1.0 if self._worker_pids else 0.0)
+        hurry_at = self._first + TEARDOWN
         while not self._is_over.wait(AGAIN / 5):
             now = time.monotonic()
             if self._is_hurried or now > hurry_at:
@@ -136,12 +134,14 @@ class Endings:
 
     # pytest ------------------------------------------------------------------------------------
 
+    @pytest.hookimpl(optionalhook=True)
     def pytest_testnodeready(self, node: Any) -> None:
         """Know the processes of pytest-xdist's workers."""
         process = getattr(getattr(node.gateway, "_io", None), "popen", None)
         if process is not None:
             self._worker_pids.append(process.pid)
 
+    @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Forget a worker that has ended."""
         process = getattr(getattr(node.gateway, "_io", None), "popen", None)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_easycluster.access import connect, fail, find_lab, need_lab, select
+from pytest_easycluster.access import connect, end_without_hosts, fail, find_lab, need_lab, select
+from pytest_easycluster.again import remember
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -39,27 +40,29 @@ def ec_inventory(request: pytest.FixtureRequest) -> Inventory:
 @pytest.fixture
 def remote_hosts(request: pytest.FixtureRequest) -> Hosts:
     """The hosts that `ec_hosts` asks for, in its order; all hosts without that marker."""
-    from pytest_easycluster.markers import needs_of
+    from pytest_easycluster.markers import wishes_of
 
-    wanted = needs_of(request.node)
+    wishes = wishes_of(request.node)
+    if wishes.faults:  # of a marker that was added after the collection
+        fail("\n".join(fault.text for fault in wishes.faults))
     lab = need_lab(request.config)
-    if not wanted:
+    if not wishes.hosts:
         return lab.hosts
-    hosts = select(lab, [need.checked() for need in wanted], name_of_test(request))
+    hosts = select(request.config, lab, [wanted.need() for wanted in wishes.hosts], name_of_test(request))
     return noted(request, connect(lab, hosts))
 
 
 @pytest.fixture
 def ec_host(request: pytest.FixtureRequest) -> Host:
     """The one host of this item of a test marked `ec_each`."""
-    from pytest_easycluster.markers import NoHosts
+    from pytest_easycluster.requests import NoHosts
 
     lab = need_lab(request.config)
     name = getattr(request, "param", None)
-    if name is None:
-        fail("ec_host is only there for tests marked ec_each")
     if isinstance(name, NoHosts):
-        fail(name.message)
+        end_without_hosts(request.config, name.error)
+    if not isinstance(name, str):
+        fail("ec_host is only there for tests marked ec_each")
     return noted(request, connect(lab, lab.only(name)))[0]
 
 
@@ -79,14 +82,13 @@ def san_target(request: pytest.FixtureRequest) -> SanTarget:
 
 def lab_fixture(request: pytest.FixtureRequest, name: str) -> Hosts:
     """The hosts of one entry of the lab file's ``fixtures:``, connected."""
-    from easycluster.lab import Need
+    from pytest_easycluster.requests import is_unavailable, need_of
 
     lab = need_lab(request.config)
     entry = lab.inventory.fixtures[name]
-    if entry.place is None and entry.role not in lab.inventory.roles:
+    if is_unavailable(lab, entry):
         pytest.skip(f"{name}: lab {lab.inventory.name!r} has no role {entry.role!r}")
-    need = Need(entry.role, entry.count, entry.where, entry.distinct)
-    return noted(request, connect(lab, select(lab, [need], name_of_test(request))))
+    return noted(request, connect(lab, select(request.config, lab, [need_of(entry)], name_of_test(request))))
 
 
 def name_of_test(request: pytest.FixtureRequest) -> str:
@@ -98,6 +100,7 @@ def noted(request: pytest.FixtureRequest, hosts: Hosts) -> Hosts:
     """Put the hosts' names where reports find them."""
     if request.scope == "function":
         request.node.user_properties.append((f"ec_hosts[{request.fixturename}]", " ".join(hosts.names)))
+    remember(request.node, str(request.fixturename), hosts.names)
     return hosts
 
 

@@ -3,90 +3,228 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from pytest_easycluster.access import NEEDS_LAB, fail, find_lab
-
 if TYPE_CHECKING:
-    from easycluster.lab import Lab, Need
+    from collections.abc import Callable, Iterable, Mapping
+
+    import pytest
+
+    from easycluster.lab import Need
+
+MARKERS = (
+    (
+        "ec_hosts(*roles, count=1, where=None, distinct=(), **named): the hosts that remote_hosts gives the test, such "
+        "as ec_hosts('gpu', count=2, where='gpus >= 4', distinct='rack') or, named, ec_hosts(sender='video', "
+        "receiver='video') for remote_hosts['sender']; several markers add up, in the order written."
+    ),
+    "ec_each(role, where=None): run the test once for each host of the role; the test takes ec_host.",
+    "ec_shared: the test shares its hosts with others; it must not change them.",
+    "ec_destructive: the test needs its hosts to itself, as reboot() and power() do.",
+    "ec_lock(*names): hold locks of the whole lab by these names during the test, such as ec_lock('fabric-A').",
+    "ec_timeout(call=None, test=None, ...): limits for this test, in seconds or such as '5m'; the words of timeouts:.",
+)
+
+# As in the lab file's `timeouts:`.
+TIMEOUTS = ("connect", "call", "silence", "transfer", "test", "teardown", "reboot")
+
+_OPTIONS = ("count", "where", "distinct")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a marker.
+
+    Attributes:
+        mark: The marker, or None if it is the test itself.
+        text: What is wrong, and what to write.
+        at: Which part of the marker: the index of an argument, ``name=`` for the name of one, ``name`` for its value.
+    """
+
+    mark: pytest.Mark | None
+    text: str
+    at: int | str | None = None
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One role of one ``ec_hosts``, as the test wrote it; :meth:`checked` needs the library."""
+    """One role of one ``ec_hosts`` or ``ec_each``, as the test wrote it; :meth:`need` needs the library."""
 
-    marker: str
+    mark: pytest.Mark
     role: str
-    options: dict[str, Any]
+    at: int | str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-    def checked(self) -> Need:
-        """The need; a malformed one is an error of the test."""
-        from easycluster.lab import LabRequestError, make_need
+    def need(self) -> Need:
+        """The need.
 
-        try:
-            return make_need(self.role, **self.options)
-        except LabRequestError as exc:
-            message = f"{self.marker}: {exc}"
-        fail(message)
+        Raises:
+            LabRequestError: If it is malformed.
+        """
+        from easycluster.lab import make_need
+
+        return make_need(self.role, **self.options)
+
+
+@dataclass
+class Wishes:
+    """Everything the markers of a test ask for.
+
+    Attributes:
+        hosts: What ``ec_hosts`` asks for: outer scopes first, each scope's as written.
+        each: What ``ec_each`` asks for.
+        shared: Whether the test is marked ``ec_shared``.
+        destructive: Whether it is marked ``ec_destructive``.
+        locks: Names of locks of the whole lab, in order, each once.
+        timeouts: Limits in seconds, by the words of ``timeouts:``.
+        faults: What is wrong with the markers.
+    """
+
+    hosts: list[Wanted] = field(default_factory=list)
+    each: Wanted | None = None
+    shared: bool = False
+    destructive: bool = False
+    locks: list[str] = field(default_factory=list)
+    timeouts: dict[str, float] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def wishes_of(node: pytest.Item | pytest.Function) -> Wishes:
+    """Read the markers of a test, those of its class and module included; faults are collected."""
+    # iter_markers() goes outwards and, within one function or class, from the last decorator to the first.
+    return read_marks(reversed([mark for mark in node.iter_markers() if mark.name.startswith("ec_")]))
+
+
+def read_marks(marks: Iterable[pytest.Mark]) -> Wishes:
+    """Read markers, outermost first: of two limits the inner one counts, everything else adds up."""
+    wishes = Wishes()
+    for number, mark in enumerate(marks):
+        reader = _READERS.get(mark.name)
+        if reader is not None:
+            reader(_Reading(mark, number, wishes))
+    if wishes.shared and wishes.destructive:
+        wishes.faults.append(Fault(None, "ec_shared and ec_destructive contradict each other; keep one"))
+    return wishes
 
 
 @dataclass(frozen=True)
-class NoHosts:
-    """Stands in for the host of an ``ec_each`` item when the lab has none; the item becomes an error."""
+class _Reading:
+    mark: pytest.Mark
+    number: int
+    wishes: Wishes
 
-    message: str
+    def fault(self, text: str, at: int | str | None = None) -> None:
+        self.wishes.faults.append(Fault(self.mark, f"{self.mark.name}: {text}", at))
+
+    def unknown(self, name: str, known: tuple[str, ...]) -> None:
+        hint = close_to(name, known) or (f"known: {' '.join(known)}" if known else "it takes none")
+        self.fault(f"unknown argument {name!r}; {hint}", f"{name}=")
+
+    def only(self, known: tuple[str, ...]) -> dict[str, Any]:
+        """The keyword arguments that are known; others are faults."""
+        for name in self.mark.kwargs:
+            if name not in known:
+                self.unknown(name, known)
+        return {name: value for name, value in self.mark.kwargs.items() if name in known}
+
+    def roles(self) -> list[tuple[int, str]]:
+        """The roles that stand first, with their index; what is no role is a fault."""
+        for index, role in enumerate(self.mark.args):
+            if not isinstance(role, str) or not role:
+                self.fault(f"the name of a role is wanted, as in {self.mark.name}('gpu')", index)
+        return [(index, role) for index, role in enumerate(self.mark.args) if isinstance(role, str) and role]
 
 
-def needs_of(node: pytest.Item) -> list[Wanted]:
-    """What the ``ec_hosts`` markers of a test ask for: those of outer scopes first, each scope's as written."""
-    # iter_markers() goes outwards and, within one function or class, from the last decorator to the first.
-    markers = list(node.iter_markers("ec_hosts"))[::-1]
-    return [wanted for marker in markers for wanted in _wanted(marker, ("count", "where", "distinct"))]
-
-
-def _wanted(marker: pytest.Mark, known: tuple[str, ...]) -> list[Wanted]:
-    for name in marker.kwargs:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {' '.join(known)}"
-            fail(f"{marker.name}: unknown argument {name!r}; {hint}")
-    if not marker.args or not all(isinstance(role, str) and role for role in marker.args):
-        fail(f"{marker.name}: the name of a role is wanted, as in {marker.name}('gpu')")
-    return [Wanted(marker.name, role, dict(marker.kwargs)) for role in marker.args]
-
-
-def repeat_on_each(metafunc: pytest.Metafunc) -> None:
-    """Parametrize ``ec_host`` with the hosts that ``ec_each`` asks for."""
-    marker = metafunc.definition.get_closest_marker("ec_each")
-    name = metafunc.definition.name
-    if marker is None:
-        fail(f"{name} takes ec_host, so it needs a marker such as @pytest.mark.ec_each('gpu')")
-    if "ec_host" not in metafunc.fixturenames:
-        fail(f"{name} is marked ec_each, so it takes the host as an argument: ec_host")
-    wanted = _wanted(marker, ("where",))
-    if len(wanted) != 1:
-        fail("ec_each: one role is wanted, as in ec_each('gpu')")
-    lab = find_lab(metafunc.config)
-    if lab is None:
-        mark = () if metafunc.config.getini("ec_require_inventory") else pytest.mark.skip(reason=NEEDS_LAB)
-        metafunc.parametrize("ec_host", [pytest.param(None, id="no-lab", marks=mark)], indirect=True)
+def _hosts(reading: _Reading) -> None:
+    mark = reading.mark
+    family = f"marker {reading.number}"
+    options = {name: value for name, value in mark.kwargs.items() if name in _OPTIONS}
+    rest = {name: value for name, value in mark.kwargs.items() if name not in _OPTIONS}
+    if mark.args:
+        for name in rest:
+            reading.unknown(name, _OPTIONS)
+        for index, role in reading.roles():
+            reading.wishes.hosts.append(Wanted(mark, role, index, {**options, "family": family}))
         return
-    found = _hosts_for(lab, wanted[0], name)
-    if isinstance(found, NoHosts):
-        metafunc.parametrize("ec_host", [pytest.param(found, id="no-host")], indirect=True)
-    else:
-        metafunc.parametrize("ec_host", found, ids=found, indirect=True)
+    named = {name: role for name, role in rest.items() if isinstance(role, str) and role}
+    for name in rest:
+        if name not in named:
+            reading.unknown(name, _OPTIONS)
+    if not rest:
+        reading.fault("the name of a role is wanted, as in ec_hosts('gpu')")
+    if "count" in options:
+        reading.fault("count goes with roles and not with names, each of which is one host", "count=")
+        del options["count"]
+    for name, role in named.items():
+        if any(name == other.options.get("label") for other in reading.wishes.hosts):
+            reading.fault(f"{name!r} is the name of another host of this test", f"{name}=")
+        wanted = Wanted(mark, role, name, {**options, "label": name, "family": family})
+        reading.wishes.hosts.append(wanted)
 
 
-def _hosts_for(lab: Lab, wanted: Wanted, test: str) -> list[str] | NoHosts:
-    """Names of the hosts that fit, in the order of the lab file."""
-    from easycluster.lab import LabRequestError, NoHostFits
+def _each(reading: _Reading) -> None:
+    options = reading.only(("where",))
+    roles = reading.roles()
+    if len(reading.mark.args) != 1:
+        reading.fault("one role is wanted, as in ec_each('gpu')")
+    elif roles:
+        reading.wishes.each = Wanted(reading.mark, roles[0][1], 0, options)
 
-    need = wanted.checked()
-    try:
-        return lab.fitting(need, test).names
-    except (LabRequestError, NoHostFits) as exc:
-        return NoHosts(str(exc))
+
+def _flag(reading: _Reading) -> None:
+    reading.only(())
+    if reading.mark.args:
+        reading.fault("it takes no arguments", 0)
+    setattr(reading.wishes, reading.mark.name.removeprefix("ec_"), True)
+
+
+def _locks(reading: _Reading) -> None:
+    reading.only(())
+    if not reading.mark.args:
+        reading.fault("the name of a lock is wanted, as in ec_lock('fabric-A')")
+    for index, name in enumerate(reading.mark.args):
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name):
+            reading.fault(f"{name!r} is no name of a lock (letters, digits, '.', '-' and '_')", index)
+        elif name not in reading.wishes.locks:
+            reading.wishes.locks.append(name)
+
+
+def _timeouts(reading: _Reading) -> None:
+    if reading.mark.args or not reading.mark.kwargs:
+        reading.fault("say what is limited, as in ec_timeout(test='1h', call='5m')")
+    for name, value in reading.only(TIMEOUTS).items():
+        seconds = _seconds(value)
+        if seconds is None:
+            reading.fault(
+                f"{name} is {value!r}; a span of time is wanted, such as 30, '500ms', '10s', '5m' or '1h'", name
+            )
+        else:
+            reading.wishes.timeouts[name] = seconds
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value) if 0 < value < float("inf") else None
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    return seconds or None
+
+
+_READERS: dict[str, Callable[[_Reading], None]] = {
+    "ec_hosts": _hosts,
+    "ec_each": _each,
+    "ec_shared": _flag,
+    "ec_destructive": _flag,
+    "ec_lock": _locks,
+    "ec_timeout": _timeouts,
+}
+
+
+def close_to(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """``did you mean 'count'?``, or ``""`` when nothing is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"did you mean {close[0]!r}?" if close else ""

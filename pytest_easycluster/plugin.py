@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # The fixtures are here for pytest to find.
 __all__ = ["ec", "ec_host", "ec_inventory", "gpu_node", "pytest_cmdline_main", "remote_hosts", "san_target"]
 
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what the command line and the ini file can say."""
     group = parser.getgroup("easycluster", "labs (EasyCluster)")
@@ -40,8 +41,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type="bool",
         default=False,
     )
-
-
     pool.pytest_addoption(parser)
     plan.pytest_addoption(parser)
 

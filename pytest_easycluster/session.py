@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from easycluster.lab import DEFAULT_FIXTURES, InventoryError, Lab, read_inventory
+from pytest_easycluster import pool
 from pytest_easycluster.access import LAB
+from pytest_easycluster.again import Again
 from pytest_easycluster.fixtures import make_fixtures
 from pytest_easycluster.guards import register
 from pytest_easycluster.report import LiveOutput, add_sections, header
@@ -29,10 +31,12 @@ def start(config: pytest.Config) -> None:
         pytest.UsageError: With every problem of the file.
     """
     try:
-        inventory = read_inventory(inventory_sources(config))
+        inventory = read_inventory(inventory_sources(config), changes=pool.changes(config))
     except InventoryError as exc:
         message = str(exc)
         raise pytest.UsageError(f"the lab file cannot be used\n{message}") from None
+    inventory = pool.narrow(config, inventory)
+    pool.missing(config)  # a wrong word is to be known before anything runs
     is_worker = hasattr(config, "workerinput")
     live = LiveOutput() if config.getoption("capture") == "no" and not is_worker else None
     lab = Lab(inventory, live=live)
@@ -41,6 +45,11 @@ def start(config: pytest.Config) -> None:
     config.add_cleanup(partial(_close, lab))
     config.pluginmanager.register(LabSession(lab), "easycluster-lab")
     register(config, lab)
+    config.pluginmanager.register(Again(config, lab), "easycluster-again")
+    if config.getoption("ec_plan"):
+        from pytest_easycluster.plan import Plan
+
+        config.pluginmanager.register(Plan(lab), "easycluster-plan")
     module = ModuleType("easycluster_lab_fixtures", "Fixtures of the lab file.")
     make_fixtures([entry for name, entry in inventory.fixtures.items() if name not in DEFAULT_FIXTURES], module)
     config.pluginmanager.register(module, "easycluster-lab-fixtures")
@@ -77,9 +86,10 @@ class LabSession:
         self._still_open: list[str] = []
         self._fixtures = OUR_FIXTURES | set(lab.inventory.fixtures)
 
-    def pytest_report_header(self) -> str:
-        """Say which lab this is."""
-        return header(self.lab.inventory)
+    def pytest_report_header(self) -> list[str]:
+        """Say which lab this is, and how much of it is used."""
+        lines = [header(self.lab.inventory), pool.header(self.lab.inventory)]
+        return [line for line in lines if line]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:

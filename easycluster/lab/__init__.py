@@ -9,13 +9,14 @@ first.some_function_of_the_role()
 from __future__ import annotations
 
 from easycluster.lab.approach import UnfitHost
-from easycluster.lab.choose import LabRequestError, Need, NoHostFits, make_need
+from easycluster.lab.choose import LabRequestError, Need, NoHostFits, candidates, check_need, make_need
 from easycluster.lab.host import GpuNode, Host, SanTarget
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.inventory import DEFAULT_FIXTURES, FixtureEntry, HostEntry, Inventory, Quarantine, Role
 from easycluster.lab.lab import Lab
 from easycluster.lab.losses import Aftermath, NotLost, is_loss
 from easycluster.lab.parallel import HostErrors
+from easycluster.lab.patterns import PatternError, matching, narrowed
 from easycluster.lab.positions import InventoryError, Place, Problem
 from easycluster.lab.reader import read_inventory
 from easycluster.lab.variables import Secret
@@ -37,6 +38,7 @@ __all__ = [
     "Need",
     "NoHostFits",
     "NotLost",
+    "PatternError",
     "Place",
     "Problem",
     "Quarantine",
@@ -46,7 +48,11 @@ __all__ = [
     "UnfitHost",
     "Where",
     "WhereError",
+    "candidates",
+    "check_need",
     "is_loss",
     "make_need",
+    "matching",
+    "narrowed",
     "read_inventory",
 ]

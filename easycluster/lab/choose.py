@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from easycluster.errors import EasyClusterError
@@ -24,15 +24,26 @@ class NoHostFits(EasyClusterError, LookupError):
     Attributes:
         needs: What was asked for, in words.
         reasons: Why not, by host name; ``""`` for hosts that do fit.
+        have: The same for people, hosts with one reason together: ``gpu[01:04]: gpus is 2``.
+        unknown: Names in conditions that no host has as far as the file says; only a probe could find them.
     """
 
-    def __init__(self, message: str, needs: str = "", reasons: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        needs: str = "",
+        reasons: Mapping[str, str] | None = None,
+        have: Iterable[str] = (),
+        unknown: Iterable[str] = (),
+    ) -> None:
         super().__init__(message)
         self.needs = needs
         self.reasons = dict(reasons or {})
+        self.have = tuple(have)
+        self.unknown = tuple(unknown)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.args[0], self.needs, self.reasons)
+        return type(self), (self.args[0], self.needs, self.reasons, self.have, self.unknown)
 
 
 class LabRequestError(EasyClusterError, ValueError):
@@ -109,15 +120,11 @@ def check_need(inventory: Inventory, need: Need) -> None:
         roles = {name: role.place for name, role in inventory.roles.items()}
         hint = did_you_mean(need.role, roles) or f"its roles: {' '.join(roles) or 'none'}"
         raise LabRequestError(f"lab {inventory.name!r} has no role {need.role!r}; {hint}")
-    names = [name for name, _ in need.where.names()] if need.where is not None else []
     if not inventory.roles[need.role].probe:  # else the hosts themselves may know more names
-        known = inventory.known_names()
-        for name in [*names, *need.distinct]:
-            if name not in known and name.partition(".")[0] not in known:
-                hint = did_you_mean(name, list(known)) or f"known: {' '.join(sorted(known))}"
-                raise LabRequestError(
-                    f"no host of lab {inventory.name!r} has a capability or variable {name!r}; {hint}"
-                )
+        for name in _unknown_names(inventory, need):
+            known = inventory.known_names()
+            hint = did_you_mean(name, list(known)) or f"known: {' '.join(sorted(known))}"
+            raise LabRequestError(f"no host of lab {inventory.name!r} has a capability or variable {name!r}; {hint}")
     if need.where is not None:
         for host in inventory.hosts.values():
             if need.role in host.roles:
@@ -125,6 +132,32 @@ def check_need(inventory: Inventory, need: Need) -> None:
                     need.where.evaluate(host.values())
                 except UnlikeTypes as exc:
                     raise LabRequestError(f"host {host.name!r}: {exc} in the condition {str(need.where)!r}") from None
+
+
+def _unknown_names(inventory: Inventory, need: Need) -> list[str]:
+    known = inventory.known_names()
+    names = [*(name for name, _ in need.where.names()), *need.distinct] if need.where is not None else need.distinct
+    return [name for name in names if name not in known and name.partition(".")[0] not in known]
+
+
+def candidates(inventory: Inventory, need: Need, test: str = "") -> dict[str, str]:
+    """Every host that fits a need, in the order of the lab, and every one that would but for a quarantine.
+
+    Returns:
+        The reason of the quarantine by host, ``""`` for those that fit.
+
+    Raises:
+        LabRequestError: If the need names something that the lab does not know.
+        NoHostFits: If too few hosts fit even without quarantine.
+    """
+    check_need(inventory, need)
+    free = replace(inventory, quarantine=())
+    choose(free, [need])
+    return {
+        host.name: quarantine_reason(host.name, inventory, test)
+        for host in inventory.hosts.values()
+        if not reason_against(host, need, free)
+    }
 
 
 def reason_against(host: HostEntry, need: Need, inventory: Inventory, test: str = "") -> str:
@@ -232,9 +265,13 @@ def _no_fit(inventory: Inventory, needs: list[Need], fitting: list[list[HostEntr
         reasons[host.name] = "" if fits else best
         words[host.name] = best if not fits else _how_it_fits(host, fits, [] if scarce else blamed)
     asked = " and ".join(str(need) for need in blamed)
-    have = "; ".join(f"{collapse(names)}: {why}" for why, names in _by_reason(words).items()) or "no hosts"
+    have = [f"{collapse(names)}: {why}" for why, names in _by_reason(words).items()] or ["no hosts"]
+    unknown = dict.fromkeys(name for need in blamed for name in _unknown_names(inventory, need))
     end = "" if scarce else "; the hosts that fit do not suffice for all of it at once"
-    return NoHostFits(f"lab {inventory.name!r} lacks {asked} (have: {have}){end}", asked, reasons)
+    if unknown:
+        end += f"; no host is known to have {' or '.join(map(repr, unknown))} before a probe was made"
+    message = f"lab {inventory.name!r} lacks {asked} (have: {'; '.join(have)}){end}"
+    return NoHostFits(message, asked, reasons, have, unknown)
 
 
 def _how_it_fits(host: HostEntry, fits: list[Need], blamed: list[Need]) -> str:

@@ -18,12 +18,19 @@ if TYPE_CHECKING:
 
 
 class Hosts:
-    """Hosts of the lab, in order: ``hosts[0]``, ``hosts["gpu01"]``, ``for host in hosts``, ``a, b = hosts``."""
+    """Hosts of the lab, in order: ``hosts[0]``, ``hosts["gpu01"]``, ``for host in hosts``, ``a, b = hosts``.
 
-    __slots__ = ("_hosts",)
+    Args:
+        hosts: The hosts.
+        labels: What else ``hosts[...]`` knows them by, in the same order; ``""`` for nothing.
+    """
 
-    def __init__(self, hosts: Iterable[Host]) -> None:
+    __slots__ = ("_hosts", "_labels")
+
+    def __init__(self, hosts: Iterable[Host], labels: Iterable[str] = ()) -> None:
         self._hosts = tuple(hosts)
+        self._labels = dict(zip(labels, self._hosts, strict=False))
+        self._labels.pop("", None)
 
     def __repr__(self) -> str:
         return f"<Hosts {' '.join(self.names) or '(none)'}>"
@@ -56,7 +63,10 @@ class Hosts:
             for host in self._hosts:
                 if host.name == key:
                     return host
-            hint = did_you_mean(key, self.names) or f"there are: {' '.join(self.names) or 'none'}"
+            if key in self._labels:
+                return self._labels[key]
+            names = [*self.names, *self._labels]
+            hint = did_you_mean(key, names) or f"there are: {' '.join(names) or 'none'}"
             raise KeyError(f"no host {key!r} here; {hint}")
         return self._hosts[key]
 

@@ -13,7 +13,9 @@ from easycluster.lab.connection import HostConnection
 from easycluster.lab.dial import dial
 from easycluster.lab.host import Host, host_class
 from easycluster.lab.hosts import Hosts
+from easycluster.lab.leases import LeasedHosts, Leases
 from easycluster.lab.parallel import run_all
+from easycluster.lab.patterns import narrowed
 from easycluster.lab.reader import read_inventory
 from easycluster.lab.rolecode import define_module
 
@@ -41,7 +43,8 @@ class Lab:
 
     Attributes:
         inventory: As given.
-        hosts: All hosts that are not disabled.
+        leases: Who has which host for how long; see :class:`easycluster.lab.leases.Leases`.
+        hosts: All hosts that are neither disabled nor left out of this run.
     """
 
     def __init__(
@@ -62,7 +65,10 @@ class Lab:
             )
             for name, entry in inventory.hosts.items()
         }
-        self.hosts = Hosts(self._every[name] for name, entry in inventory.hosts.items() if entry.enabled)
+        self.leases = Leases(self)
+        self.hosts = Hosts(
+            self._every[name] for name, entry in inventory.hosts.items() if entry.enabled and not entry.left_out
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> Lab:
@@ -91,7 +97,9 @@ class Lab:
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
 
-    def select(self, needs: Iterable[Need], test: str = "") -> Hosts:
+    def select(
+        self, needs: Iterable[Need], test: str = "", prefer: Sequence[str] = (), avoid: Iterable[str] = ()
+    ) -> Hosts:
         """The hosts for several needs, each host once, in the order of the needs.
 
         Nothing is connected, except where a condition depends on what a role's ``probe`` finds out: those hosts are
@@ -100,20 +108,39 @@ class Lab:
         Args:
             needs: See :func:`easycluster.lab.make_need`.
             test: Name of the test, for the quarantine list.
+            prefer: Names of hosts to take first where they fit, such as those leased already.
+            avoid: Names of hosts to take only if others do not suffice, such as those that somebody else has.
 
         Raises:
             LabRequestError: If a need names a role or capability that the lab does not have.
             NoHostFits: If there are not enough hosts; the message names each and why not.
         """
-        wanted = list(needs)
+        wanted, others = list(needs), list(avoid)
         self.ask_probes(self._approach.candidates(wanted))
         while True:
-            picked = choose(self.inventory, wanted, test)
+            picked = choose(self.inventory, wanted, test, prefer, others)
             # A host that is not what the file says may make way for another.
             if not any(need.where or need.distinct for need in wanted):
                 break
             if not self.ask_probes(entry.name for entry in picked):
                 break
+        labels = [need.label for need in wanted for _ in range(need.count)]
+        return Hosts((self._every[entry.name] for entry in picked), labels)
+
+    def preview(self, needs: Iterable[Need], test: str = "", among: Sequence[str] = ()) -> Hosts:
+        """What :meth:`select` would pick as far as the lab file says; nothing is connected and nobody is asked.
+
+        Args:
+            needs: As there.
+            test: As there.
+            among: Names of the only hosts to choose from, best first, if there are any.
+
+        Raises:
+            LabRequestError: As there.
+            NoHostFits: As there.
+        """
+        wanted = list(needs)
+        picked = choose(narrowed(self.inventory, ",".join(among)), wanted, test)
         return Hosts(self._every[entry.name] for entry in picked)
 
     def ask_probes(self, names: Iterable[str]) -> list[str]:
@@ -150,22 +177,34 @@ class Lab:
         count: int = 1,
         where: str | Where | None = None,
         distinct: str | Sequence[str] = (),
-    ) -> Hosts:
-        """Pick hosts of one role and connect to them at once; usable in ``with``.
+        *,
+        shared: bool = False,
+        destructive: bool = False,
+        label: str = "",
+        wait: float | None = None,
+    ) -> LeasedHosts:
+        """Pick hosts of one role, connect to them at once and lock them: until the end of ``with``, or ``release()``.
 
         Args:
             role: Name of the role.
             count: How many hosts.
             where: A condition on each, such as ``"gpus >= 4"``.
             distinct: Capabilities or variables in which they must differ, such as ``"rack"``.
+            shared: Whether others may use them at the same time.
+            destructive: Whether nobody may, whatever the lab file says: for ``reboot()`` and ``power()``.
+            label: What it is for, for others who wait.
+            wait: How long to wait for hosts that others have, in seconds; 10 minutes if nothing else was said.
 
         Raises:
+            HostBusy: If others have them for longer than that.
             LabRequestError: If the lab knows no such role or capability.
             NoHostFits: If there are not enough hosts.
             ConnectError: If the only host cannot be reached.
             HostErrors: If some of several cannot.
         """
-        return self.select([make_need(role, count, where, distinct)]).connect()
+        hosts = self.select([make_need(role, count, where, distinct)]).connect()
+        lease = self.leases.take(hosts, shared=shared, destructive=destructive, label=label, wait=wait)
+        return LeasedHosts(hosts, lease)
 
     def take_output(self, timeout: float = 1.0) -> dict[str, dict[str, str]]:
         """What far sides wrote since the last time, by host and stream; secrets are masked."""

@@ -1,0 +1,93 @@
+"""Which hosts of the lab this run may use, and what it changes about them.
+
+``--ec-limit``, ``--ec-exclude``, ``--ec-set`` and ``--ec-missing``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_easycluster.options import add_setting, setting
+
+if TYPE_CHECKING:
+    from easycluster.lab import Inventory
+
+MISSING = ("skip", "error")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options; called by the plugin."""
+    pattern = "as in Ansible, such as 'gpu:!gpu03:&nightly'; names of hosts, groups, roles and tags, ranges and globs"
+    add_setting(parser, "limit", "PATTERN", f"use only these hosts of the lab: {pattern}")
+    add_setting(parser, "exclude", "PATTERN", "leave these hosts of the lab out; a pattern as for --ec-limit")
+    text = "what becomes of a test that the lab has no hosts for: error (the default with a lab) or skip (without)"
+    add_setting(parser, "missing", "skip|error", text, choices=MISSING)
+    group = parser.getgroup("easycluster")
+    group.addoption(
+        "--ec-set",
+        metavar="HOST.KEY=VALUE",
+        action="append",
+        default=None,
+        help="change a host for this run, such as gpu01.timeouts.call=60s; may be given several times",
+    )
+    parser.addini("ec_set", "as --ec-set, one a line", type="linelist", default=[])
+
+
+def changes(config: pytest.Config) -> list[str]:
+    """What ``--ec-set`` says, after the environment (separated by ``;``) and the ini file, which it overrides."""
+    given = [one.strip() for one in os.environ.get("EC_SET", "").split(";") if one.strip()]
+    return [*config.getini("ec_set"), *given, *(config.getoption("ec_set") or [])]
+
+
+def narrow(config: pytest.Config, inventory: Inventory) -> Inventory:
+    """The lab with the hosts left out that this run is not to use.
+
+    Raises:
+        pytest.UsageError: If a pattern names something that the lab does not have, or leaves no host.
+    """
+    limit, exclude = setting(config, "limit"), setting(config, "exclude")
+    if not limit.value and not exclude.value:
+        return inventory
+    from easycluster.lab import PatternError, narrowed
+
+    try:
+        return narrowed(inventory, limit.value, exclude.value, (limit.source, exclude.source))
+    except PatternError as exc:
+        source = exclude.source if exc.pattern == exclude.value != limit.value else limit.source
+        caret = f"\n  {exc.pattern}\n  {' ' * exc.position}^" if exc.position else ""
+        raise pytest.UsageError(f"{source} {exc.pattern!r}: {exc}{caret}") from None
+
+
+def header(inventory: Inventory) -> str:
+    """How much of the lab is left, for the top of the run; ``""`` if all is."""
+    reasons = dict.fromkeys(host.left_out for host in inventory.hosts.values() if host.left_out)
+    if not reasons:
+        return ""
+    left = [name for name, host in inventory.hosts.items() if not host.left_out]
+    return (
+        f"lab: {len(left)} of {len(inventory.hosts)} hosts are used ({'; '.join(f'others: {one}' for one in reasons)})"
+    )
+
+
+def is_missing_skipped(config: pytest.Config) -> bool:
+    """Whether a test without fitting hosts is skipped, in a run with a lab.
+
+    Raises:
+        pytest.UsageError: If the environment or the ini file says neither ``skip`` nor ``error``.
+    """
+    return missing(config) == "skip"
+
+
+def missing(config: pytest.Config) -> str:
+    """``skip``, ``error`` or, if nobody says anything, ``""``.
+
+    Raises:
+        pytest.UsageError: If the environment or the ini file says something else.
+    """
+    found = setting(config, "missing")
+    if found.value not in ("", *MISSING):
+        raise pytest.UsageError(f"{found.source} is {found.value!r}; write skip or error")
+    return found.value

@@ -7,6 +7,7 @@ it go on working; what is new since then is a word: ``easycluster check``.
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from easycluster.errors import EasyClusterError
@@ -25,7 +26,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done, 1 it could not be done (standard error says why) or, for
-        ``--query-installed``, not installed, 4 if ``check`` found faults.
+        ``--query-installed``, not installed, 4 if a lab file has faults.
 
     Raises:
         SystemExit: With status 2 for a wrong command line, 0 for ``--help`` and ``--version``.
@@ -37,10 +38,9 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = make_parser()
     opts = parser.parse_args(args)
     try:
-        if opts.command == "check":
-            from easycluster.cli import check
-
-            return check.run(opts)
+        if opts.command:
+            status: int = import_module(f"easycluster.cli.{opts.command}").run(opts)
+            return status
         if opts.query_installed:
             return 0 if service.is_installed() else 1
         if opts.install:

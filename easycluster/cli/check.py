@@ -4,14 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from easycluster.lab.check import check
-
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["run"]
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    check = commands.add_parser(
+        "check",
+        help="look lab files over without running tests",
+        description="Say of each lab file what is wrong with it, or what it has. Nothing is connected.",
+        epilog="It ends with 0 if all files are right, with 4 if there are faults.",
+    )
+    check.add_argument("files", metavar="FILE", nargs="+", help="a lab file, as pytest --ec-inventory takes it")
+    check.add_argument(
+        "--overlay",
+        action="store_true",
+        help="lay the files over each other, as several --ec-inventory do, instead of checking each by itself",
+    )
+    check.add_argument(
+        "--set",
+        dest="changes",
+        metavar="HOST.KEY=VALUE",
+        action="append",
+        default=[],
+        help="change a value first, as pytest --ec-set does",
+    )
 
 
 def run(opts: argparse.Namespace) -> int:
     """Check the files."""
-    return check(opts.files)
+    from easycluster.lab.check import check
+
+    return check(opts.files, overlay=opts.overlay, changes=opts.changes)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
+from importlib import import_module
 
 from easycluster.keys import add_key_options
 from easycluster.transport.addresses import DEFAULT_PORT
 from easycluster.version import VERSION
 
-__all__ = ["make_parser"]
+__all__ = ["COMMANDS", "make_parser"]
+
+# Each is a module beside this one with add_parser(commands) and run(opts), and imports nothing heavy before run().
+COMMANDS = ("check", "show", "schema")
 
 _EPILOG = """\
 Begin with a key, and copy it to the machines of both sides:
@@ -31,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the ``easycluster`` command."""
     parser = argparse.ArgumentParser(
         prog="easycluster",
-        usage="%(prog)s [options]\n       %(prog)s check FILE...",
+        usage="%(prog)s [options]\n       %(prog)s COMMAND ...",
         description="Make keys for the EasyCluster server, run it, and install it as a service; check lab files.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -105,13 +109,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     # prog, because argparse would begin the usage of a command with ours.
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", prog="easycluster")
-    check = commands.add_parser(
-        "check",
-        help="look lab files over without running tests",
-        description="Say of each lab file what is wrong with it, or what it has. Nothing is connected.",
-        epilog="It ends with 0 if all files are right, with 4 if there are faults.",
-    )
-    check.add_argument("files", metavar="FILE", nargs="+", help="a lab file, as pytest --ec-inventory takes it")
+    for name in COMMANDS:
+        import_module(f"easycluster.cli.{name}").add_parser(commands)
     return parser
 
 

@@ -49,7 +49,8 @@ def read_inventory(
     names = [os.fspath(one) for one in sources]
     if not names:
         raise ValueError("no lab file is given")
-    problems = Problems(names)
+    overlay = ["--overlay"] if len(names) > 1 else []
+    problems = Problems([*overlay, *names, *(word for one in changes for word in ("--set", one))])
     reader = _Reader(names, os.environ if environ is None else environ, problems)
     reader.changes = changes
     inventory = reader.read()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_easycluster.markers import read_marks
 from pytest_easycluster.options import add_setting, setting
 
 if TYPE_CHECKING:
@@ -20,11 +22,17 @@ def add_options(parser: pytest.Parser) -> None:
         "N",
         "stop the run once N hosts were lost; by default the tests of other hosts go on",
     )
+    add_setting(parser, "timeout", "SPAN", "how long a test with hosts may take, its fixtures included; by default 30m")
+    add_setting(parser, "teardown-timeout", "SPAN", "how long the teardown of such a test may take; by default 60s")
+    add_setting(
+        parser, "silence", "SPAN", "name the call that a test waits in after so long without output; by default 60s"
+    )
 
 
 def register(config: pytest.Config, lab: Lab) -> None:
     """Register what a run with a lab has; where pytest-xdist distributes tests, its controller counts."""
     from pytest_easycluster.endings import Endings
+    from pytest_easycluster.limits import Limits
     from pytest_easycluster.tally import Tally
     from pytest_easycluster.verdicts import Judge
 
@@ -36,6 +44,16 @@ def register(config: pytest.Config, lab: Lab) -> None:
     endings = Endings(config, lab)
     plugins.register(endings, "easycluster-endings")
     endings.install()
+    limits = Limits(
+        lab,
+        test=_span(config, "timeout", 30 * 60.0),
+        teardown=_span(config, "teardown-timeout", 60.0),
+        silence=_span(config, "silence", 60.0),
+        # Ours, because pytest's capturing takes the number 2 for itself.
+        fd=os.dup(2),
+    )
+    plugins.register(limits, "easycluster-limits")
+    limits.install(config)
 
 
 def _number(config: pytest.Config, name: str) -> int:
@@ -45,3 +63,15 @@ def _number(config: pytest.Config, name: str) -> int:
     if not given.value.isdecimal() or not int(given.value):
         raise pytest.UsageError(f"{given.source}: {given.value!r} is not a number of 1 or more")
     return int(given.value)
+
+
+def _span(config: pytest.Config, name: str, default: float) -> float:
+    given = setting(config, name)
+    if not given.value:
+        return default
+    # The marker's words, and its checks.
+    value = float(given.value) if given.value.replace(".", "", 1).isdecimal() else given.value
+    wishes = read_marks([pytest.mark.ec_timeout(test=value).mark])
+    if wishes.faults:
+        raise pytest.UsageError(f"{given.source}: {given.value!r} is no span of time; write 90, '10s', '5m' or '1h'")
+    return wishes.timeouts["test"]

@@ -35,7 +35,7 @@ def leave_out_our_own(exc: BaseException) -> None:
 
     To mark them with ``__tracebackhide__`` would not do: in groups older versions of pytest show all frames.
     """
-    if isinstance(exc, _OUTCOMES):
+    if isinstance(exc, _OUTCOMES) and not exc.pytrace:
         return  # a sentence of ours without traceback; pytest would say that all of it is hidden
     from easycluster.errors import EasyClusterError
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from easycluster.errors import ConnectError, EasyClusterError, StaleProxy, WorkerDied
-from easycluster.lab import is_loss
+from easycluster.lab import HostBusy, is_loss
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -104,16 +104,11 @@ def errors_behind(exc: BaseException) -> list[EasyClusterError]:
     if isinstance(exc, BaseExceptionGroup):
         parts = [errors_behind(part) for part in exc.exceptions]
         return [error for part in parts for error in part] if all(parts) else []
-    if is_loss(exc) or isinstance(exc, (WorkerDied, StaleProxy)) or is_busy(exc):
+    if is_loss(exc) or isinstance(exc, (WorkerDied, StaleProxy, HostBusy)):
         assert isinstance(exc, EasyClusterError)
         return [exc]
     # Said by `raise ... from`; an error that merely came while another was handled is a fault of its own.
     return errors_behind(exc.__cause__) if exc.__cause__ is not None else []
-
-
-def is_busy(exc: BaseException) -> bool:
-    """Whether an error says that somebody else has the host."""
-    return any(kind.__name__ == "HostBusy" for kind in type(exc).__mro__)
 
 
 class Judge:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from easycluster.lab.approach import UnfitHost
 from easycluster.lab.choose import LabRequestError, Need, NoHostFits, candidates, check_need, make_need
+from easycluster.lab.holders import HostBusy
 from easycluster.lab.host import GpuNode, Host, SanTarget
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.inventory import DEFAULT_FIXTURES, FixtureEntry, HostEntry, Inventory, Quarantine, Role
-from easycluster.lab.lab import Lab
+from easycluster.lab.lab import CallInProgress, Lab
 from easycluster.lab.losses import Aftermath, NotLost, is_loss
 from easycluster.lab.parallel import HostErrors
 from easycluster.lab.patterns import PatternError, matching, narrowed
@@ -25,9 +26,11 @@ from easycluster.lab.where import Where, WhereError
 __all__ = [
     "DEFAULT_FIXTURES",
     "Aftermath",
+    "CallInProgress",
     "FixtureEntry",
     "GpuNode",
     "Host",
+    "HostBusy",
     "HostEntry",
     "HostErrors",
     "Hosts",

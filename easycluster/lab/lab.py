@@ -6,9 +6,10 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from easycluster.client.inprogress import CallInProgress, calls_in_progress
 from easycluster.definitions import DEFAULT_MODULE
 from easycluster.lab.approach import Approach
-from easycluster.lab.choose import Need, choose, make_need, reason_against
+from easycluster.lab.choose import LabRequestError, Need, NoHostFits, choose, make_need, reason_against
 from easycluster.lab.connection import HostConnection
 from easycluster.lab.dial import dial
 from easycluster.lab.host import Host, host_class
@@ -143,6 +144,14 @@ class Lab:
         picked = choose(narrowed(self.inventory, ",".join(among)), wanted, test)
         return Hosts(self._every[entry.name] for entry in picked)
 
+    def only_quarantine(self, needs: Iterable[Need], test: str = "") -> bool:
+        """Whether nothing but the quarantine list stands between a test and its hosts."""
+        try:
+            choose(replace(self.inventory, quarantine=()), needs, test)
+        except (LabRequestError, NoHostFits):
+            return False
+        return True
+
     def ask_probes(self, names: Iterable[str]) -> list[str]:
         """Have those of these hosts that have a probe say what they can do, each once, all at the same time.
 
@@ -230,6 +239,10 @@ class Lab:
         """Kernel logs of reboots nobody asked for, by host, since the last time."""
         found = {name: host._connection.take_reboots() for name, host in self._every.items()}
         return {name: [self.inventory.mask(text) for text in texts] for name, texts in found.items() if texts}
+
+    def calls_in_progress(self) -> list[CallInProgress]:
+        """The calls to hosts of this lab that threads of this process wait for now."""
+        return [call for call in calls_in_progress() if call.host in self._every]
 
     def last_output(self, name: str) -> float:
         """When a host last wrote something, on the monotonic clock."""

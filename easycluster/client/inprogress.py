@@ -1,0 +1,68 @@
+"""Which calls are in progress, for those who wonder why nothing happens.
+
+Nothing is noted when a call begins: the threads that wait say in their frames what they wait for, so that only asking
+costs something.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from easycluster.client import client as waiting
+from easycluster.client import quick
+from easycluster.link.operations import describe_operation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+__all__ = ["CallInProgress", "calls_in_progress"]
+
+
+@dataclass(frozen=True)
+class CallInProgress:
+    """A call that a thread of this process waits for.
+
+    Attributes:
+        host: The far side, as messages name it.
+        call: What was called: ``rebuild()``.
+        request: Its number, by which two equal calls are told apart.
+    """
+
+    host: str
+    call: str
+    request: int
+
+
+def calls_in_progress() -> list[CallInProgress]:
+    """The calls that threads of this process wait for now, each once."""
+    found = dict.fromkeys(
+        call for frame in sys._current_frames().values() for call in _waited_for(frame) if call is not None
+    )
+    return list(found)
+
+
+def _waited_for(frame: FrameType | None) -> Iterator[CallInProgress | None]:
+    while frame is not None:
+        name, file = frame.f_code.co_name, frame.f_code.co_filename
+        if name == "call" and file == quick.__file__:
+            yield _quick_call(frame.f_locals)
+        elif name == "_await_until" and file == waiting.__file__:
+            yield _call(frame.f_locals.get("self"), frame.f_locals.get("pending"))
+        frame = frame.f_back
+
+
+def _quick_call(names: dict[str, Any]) -> CallInProgress | None:
+    owner, operation, request = names.get("owner"), names.get("operation"), names.get("request")
+    client = owner() if owner is not None else None
+    if client is None or operation is None or not request:
+        return None
+    return CallInProgress(client.peername, describe_operation(operation), request)
+
+
+def _call(client: Any, pending: Any) -> CallInProgress | None:
+    if client is None or pending is None:
+        return None
+    return CallInProgress(client.peername, describe_operation(pending.operation), pending.request)

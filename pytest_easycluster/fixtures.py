@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_easycluster.access import connect, end_without_hosts, fail, find_lab, need_lab, select
+from pytest_easycluster.access import end_without_hosts, fail, find_lab, need_lab, select
 from pytest_easycluster.again import remember
+from pytest_easycluster.leasing import lease_when_used, leased
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -47,9 +48,9 @@ def remote_hosts(request: pytest.FixtureRequest) -> Hosts:
         fail("\n".join(fault.text for fault in wishes.faults))
     lab = need_lab(request.config)
     if not wishes.hosts:
-        return lab.hosts
+        return lease_when_used(request, lab, lab.hosts)
     hosts = select(request.config, lab, [wanted.need() for wanted in wishes.hosts], name_of_test(request))
-    return noted(request, connect(lab, hosts))
+    return noted(request, leased(request, lab, hosts))
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def ec_host(request: pytest.FixtureRequest) -> Host:
         end_without_hosts(request.config, name.error)
     if not isinstance(name, str):
         fail("ec_host is only there for tests marked ec_each")
-    return noted(request, connect(lab, lab.only(name)))[0]
+    return noted(request, leased(request, lab, lab.only(name)))[0]
 
 
 @pytest.fixture(scope=scope_of)
@@ -88,7 +89,8 @@ def lab_fixture(request: pytest.FixtureRequest, name: str) -> Hosts:
     entry = lab.inventory.fixtures[name]
     if is_unavailable(lab, entry):
         pytest.skip(f"{name}: lab {lab.inventory.name!r} has no role {entry.role!r}")
-    return noted(request, connect(lab, select(request.config, lab, [need_of(entry)], name_of_test(request))))
+    hosts = select(request.config, lab, [need_of(entry)], name_of_test(request))
+    return noted(request, leased(request, lab, hosts, usually="shared" if name == "gpu_node" else "exclusive"))
 
 
 def name_of_test(request: pytest.FixtureRequest) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_easycluster import collecting, guards, plan, pool, tracebacks
+from pytest_easycluster import collecting, guards, leasing, plan, pool, tracebacks
 from pytest_easycluster.fixtures import ec, ec_host, ec_inventory, gpu_node, remote_hosts, san_target
 from pytest_easycluster.markers import MARKERS
 from pytest_easycluster.plan import pytest_cmdline_main
@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "with these hosts, ansible:FILE is an inventory of Ansible",
     )
     guards.add_options(parser)
+    leasing.add_options(parser)
     parser.addini(
         "ec_inventory",
         "the lab file, as --ec-inventory, one a line; relative to this file",

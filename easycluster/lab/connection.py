@@ -54,6 +54,8 @@ class HostConnection:
         self._aftermath = Aftermath()
         # When the far side last wrote something, on the monotonic clock.
         self.last_output = 0.0
+        # Called once before the next use: leases the host.
+        self.before_use: Callable[[], None] | None = None
         self._closed = threading.Event()
         # Appended to by the thread that reads the far side's output, taken by take_output().
         self._output: list[Output] = []
@@ -70,6 +72,9 @@ class HostConnection:
             ConnectError: If the host cannot be reached, at once if that was so less than a minute ago.
             ConnectionClosed: If the lab is closed.
         """
+        hook, self.before_use = self.before_use, None
+        if hook is not None:
+            hook()
         client = self._client
         return client if client is not None else self._open()
 
@@ -117,7 +122,8 @@ class HostConnection:
     def drop_lost(self) -> None:
         """Let go of a client that was lost: the next use connects anew."""
         client = self._client
-        if client is not None and not client.connected:
+        # A worker that ended with its lease is no loss: the next call gets another.
+        if client is not None and not client.connected and not getattr(client, "_respawn_due", False):
             self._drop(client)
 
     def _drop(self, client: Client) -> None:

@@ -169,10 +169,22 @@ class Host:
         """The state of the connection.  Not there yet."""
         self._not_yet("link")
 
-    @property
-    def undo(self) -> NoReturn:
-        """What is undone on the host after the test.  Not there yet."""
-        self._not_yet("undo")
+    def undo(self, what: Any, /, *args: Any, timeout: float = 30.0, **kwargs: Any) -> None:
+        """Have something done on the host when its lease ends, whoever dies; call it before the change.
+
+        What was registered last is done first.  It runs in a process of its own on the host, with the role's code but
+        without the test's objects, and only then the host's locks go.  See :func:`easycluster.remote.undo`.
+
+        Args:
+            what: A command, as a text for the shell or a list of words; a far-side function, such as
+                ``host.set_clocks``; or a function of this side, which goes by value.
+            args: Of the function; of a command, more words.
+            timeout: Seconds until it is killed.
+            kwargs: Of the function.
+        """
+        from easycluster.remote import undo
+
+        undo(self.remote, what, *args, timeout=timeout, **kwargs)
 
     @property
     def gpu(self) -> NoReturn:

@@ -242,12 +242,14 @@ def test_the_lab_file_gives_a_default_fixture_its_condition_and_scope(suite):
 def test_one_connection_serves_the_whole_session(suite):
     suite.lab()
     suite.tests("""
-        pids = set()
+        parents, workers = set(), set()
         @pytest.mark.parametrize("number", range(3))
         def test_pid(gpu_node, remote_hosts, ec, number):
-            pids.add(gpu_node.remote.os.getpid())
-            pids.add(remote_hosts["gpu01"].remote.os.getpid())
-            assert len(pids) == 1
+            parents.add(gpu_node.remote.os.getppid())
+            workers.add(gpu_node.remote.os.getpid())
+            workers.add(remote_hosts["gpu01"].remote.os.getpid())
+            assert len(parents) == 1
+            assert len(workers) == number + 1  # each lease has a fresh one
         """)
 
     suite.run().assert_outcomes(passed=3)

@@ -1,0 +1,531 @@
+"""Leases: the hosts of a test locked, and set back when it ends.
+
+A lease holds the locks of several hosts or of none.  They are asked for in the order of names; if one is taken, those
+before it are let go at once, so nobody waits while holding, and nobody waits for each other.  What this process holds
+already is not waited for: a test uses the hosts of its module's fixture, with the stricter of both modes.
+
+At the end of a lease: what was registered for undoing is undone, what was left behind is listed, the worker ends with
+all that it started, and only then the locks go.  If this process cannot do that any more, the hosts do it themselves.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import random
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from easycluster.errors import SessionError
+from easycluster.lab.holders import Holder, HostBusy, LeaseError, LockRule, Mode, span
+from easycluster.lab.hosts import Hosts
+from easycluster.lab.parallel import run_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from easycluster.lab.host import Host
+    from easycluster.lab.lab import Lab
+
+__all__ = ["Failure", "Lease", "LeasedHosts", "Leases", "Leftover", "Release"]
+
+DEFAULT_WAIT: Final = 600.0
+# How often a host that is taken is asked again, and how often we say that we still wait.
+FIRST_LOOK, LAST_LOOK, TELL_EVERY = 0.05, 1.0, 60.0
+# A host's answer takes a moment, but for undo, which has a time limit of its own for each action.
+ANSWER_TIME, UNDO_TIME = 20.0, 600.0
+
+Wanted = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An undo that did not work.
+
+    Attributes:
+        host: Where.
+        what: What was to be done.
+        error: What was wrong.
+        output: The end of what it printed.
+    """
+
+    host: str
+    what: str
+    error: str
+    output: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.host}: undo failed: {self.what}: {self.error}"
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that was not there when the lease began.
+
+    Attributes:
+        host: Where.
+        kind: ``"process"``, ``"mount"``, ``"port"`` or ``"file"``.
+        what: Which.
+    """
+
+    host: str
+    kind: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.host}: {self.kind} {self.what}"
+
+
+@dataclass
+class Release:
+    """What came of ending a lease.
+
+    Attributes:
+        failures: Undos that did not work.
+        leftovers: What the test left; processes among it are gone by now.
+        lost: Hosts that were gone; they set themselves back.
+    """
+
+    failures: list[Failure] = field(default_factory=list)
+    leftovers: list[Leftover] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Part:
+    """One host's share of a lease.
+
+    Attributes:
+        client: The session that the locks hang on; another one does not hold them.
+        wanted: Locks by name: mode and slots.
+        level: How much was to be undone when it began.
+        baseline: Number of the state that it began with, kept by the host.
+        begun: Whether there are level and baseline.
+    """
+
+    host: Host
+    client: Any
+    wanted: dict[str, Wanted]
+    level: int = 0
+    baseline: int = 0
+    begun: bool = False
+
+
+class Lease:
+    """Several hosts, held until :meth:`release`; usable in ``with``.
+
+    Attributes:
+        label: What it is for.
+    """
+
+    def __init__(self, leases: Leases, label: str) -> None:
+        self._leases = leases
+        self.label = label
+        self._parts: dict[str, _Part] = {}
+        self._released: Release | None = None
+
+    def __enter__(self) -> Lease:  # noqa: PYI034  # typing.Self needs 3.11
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.release()
+
+    @property
+    def names(self) -> list[str]:
+        """The hosts that it has locks on."""
+        return sorted(self._parts)
+
+    def release(self) -> Release:
+        """Set the hosts back and let them go; a second call gives the same answer."""
+        if self._released is None:
+            self._released = self._leases._release(self)
+        return self._released
+
+
+class LeasedHosts(Hosts):
+    """Hosts and their lease: given back by :meth:`release`, or at the end of ``with``."""
+
+    __slots__ = ("lease",)
+
+    def __init__(self, hosts: Iterable[Host], lease: Lease) -> None:
+        super().__init__(hosts)
+        self.lease = lease
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give them back; undos that failed are an error, unless there is one already."""
+        release = self.lease.release()
+        if release.failures and exc is None:
+            raise LeaseError("; ".join(map(str, release.failures)))
+
+    def release(self) -> Release:
+        """Set the hosts back and give them to others."""
+        return self.lease.release()
+
+
+class Leases:
+    """The leases of one lab, as one process has them.
+
+    Args:
+        lab: The lab.
+
+    Attributes:
+        wait: How long to wait for hosts that others have, in seconds.
+        label: What others see that a lease is for, where it says nothing itself.
+        tell: Called with a line while we wait.
+        enabled: False to lock nothing.
+        directory: The lock directory on the hosts, ``""`` for the usual one.
+        watched: Directories whose new files count as left behind.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self.wait = DEFAULT_WAIT
+        self.label = ""
+        self.tell: Callable[[str], None] = lambda line: None
+        self.enabled = True
+        self.directory = os.environ.get("EC_LOCK_DIRECTORY", "")
+        self.watched: Sequence[str] = ("/tmp", "/dev/shm")  # of the hosts
+        self._lock = threading.RLock()
+        self._open: list[Lease] = []
+        user, machine = _user(), socket.gethostname()
+        self._info = {
+            "user": user,
+            "host": machine,
+            "owner": f"{user}@{machine}",
+            "pid": os.getpid(),
+            "token": os.urandom(8).hex(),
+        }
+
+    # Taking ----------------------------------------------------------------------------------------
+
+    def take(
+        self,
+        hosts: Iterable[Host],
+        *,
+        shared: bool = False,
+        destructive: bool = False,
+        usually: Mode = "exclusive",
+        locks: Iterable[str] = (),
+        devices: Mapping[str, Iterable[str]] | None = None,
+        label: str = "",
+        wait: float | None = None,
+        restore: bool = True,
+    ) -> Lease:
+        """Lock hosts, which have to be connected, and begin to keep account of what is done to them.
+
+        Args:
+            hosts: Which.
+            shared: Whether others may use them at the same time, see :meth:`LockRule.mode_for`.
+            destructive: Whether nobody may, whatever the lab file says.
+            usually: The mode where neither says anything.
+            locks: Names of locks of the whole lab, exclusive.
+            devices: Names of devices, such as UUIDs of GPUs, by host, exclusive.
+            label: What it is for.
+            wait: How long to wait, in seconds, instead of :attr:`wait`.
+            restore: Whether the ``restore:`` functions of the lab file run at the end.
+
+        Raises:
+            HostBusy: If somebody else has one of them for longer than that.
+            LeaseError: If locks cannot be had at all.
+            SessionError: If a host is lost meanwhile.
+        """
+        lease = Lease(self, label)
+        for host in hosts:
+            if host.name not in lease._parts:
+                rule = LockRule.of(host._entry)
+                mode = rule.mode_for(shared=shared, destructive=destructive, usually=usually)
+                wanted = [] if mode == "none" else [_wanted(rule.name, mode, rule.slots)]
+                wanted += [_wanted(name, "exclusive") for name in (devices or {}).get(host.name, ())]
+                self._add(lease, host, wanted)
+        for name in dict.fromkeys(locks):
+            self._add(lease, self._home_of(name), [_wanted(name, "exclusive")])
+        self._lock_all(lease, self.wait if wait is None else wait)
+        try:
+            self._begin(lease, restore)
+        except BaseException:
+            self._release(lease)
+            raise
+        return lease
+
+    def _add(self, lease: Lease, host: Host, wanted: list[Wanted]) -> None:
+        client = host._connection.client()
+        if getattr(type(client), "_ask_keeper", None) is None:
+            return  # a dialer of somebody's own, whose clients have no keeper
+        part = lease._parts.setdefault(host.name, _Part(host, client, {}))
+        if self.enabled:
+            part.wanted.update({one["name"]: one for one in wanted})
+
+    def _home_of(self, name: str) -> Host:
+        """The host that has a lock of the whole lab: the first of the lab file that every controller reaches."""
+        entries = [entry for entry in self._lab.inventory.hosts.values() if entry.enabled]
+        shared = [entry for entry in entries if entry.target.via != "local" and not entry.settings.get("runs_on")]
+        if not entries:
+            raise LeaseError(f"lock {name!r}: the lab has no host to keep it on")
+        return self._lab._every[(shared or entries)[0].name]
+
+    def _lock_all(self, lease: Lease, wait: float) -> None:
+        began = time.monotonic()
+        pause, told = FIRST_LOOK, 0.0
+        while True:
+            with self._lock:
+                in_the_way = self._try(lease)
+                if not in_the_way:
+                    self._open.append(lease)
+                    return
+            waited = time.monotonic() - began
+            if waited >= wait:
+                raise HostBusy(in_the_way, waited)
+            if not told or time.monotonic() - told >= TELL_EVERY:
+                told = time.monotonic()
+                for one in in_the_way:
+                    self.tell(f"waiting for {one.host}: {one} (at most {span(max(0.0, wait - waited))} more)")
+            # Not all at the same moment, or the same one would win each time.
+            time.sleep(min(pause * random.uniform(0.7, 1.3), max(0.0, wait - waited)))
+            pause = min(pause * 1.5, LAST_LOOK)
+
+    def _try(self, lease: Lease) -> list[Holder]:
+        """Lock everything, or nothing; return who is in the way."""
+        done: list[_Part] = []
+        info = {**self._info, "label": lease.label or self.label}
+        try:
+            for name in lease.names:
+                part = lease._parts[name]
+                wanted = [self._strictest(part, one) for one in part.wanted.values()]
+                if not wanted:
+                    continue
+                answer = self._ask(part, {"op": "take", "wanted": sorted(wanted, key=_by_name), "info": info})
+                if answer["in_the_way"]:
+                    self._take_back(done)
+                    return [Holder.from_record(name, record) for record in answer["in_the_way"]]
+                done.append(part)
+        except BaseException:
+            # It may have been taken all the same: Ctrl-C came before the answer.
+            self._take_back([*done, part])
+            raise
+        return []
+
+    def _strictest(self, part: _Part, wanted: Wanted) -> Wanted:
+        """What this process needs of a lock in all, with what outer leases have."""
+        for other in self._others(part):
+            have = other.wanted.get(wanted["name"])
+            if have is not None and have["mode"] == "exclusive":
+                return have
+        return wanted
+
+    def _others(self, part: _Part) -> list[_Part]:
+        """The same host in other leases, on the same session."""
+        parts = [lease._parts.get(part.host.name) for lease in self._open]
+        return [one for one in parts if one is not None and one is not part and one.client is part.client]
+
+    def _take_back(self, parts: Iterable[_Part]) -> None:
+        """Have only what other leases need."""
+        for part in parts:
+            kept: dict[str, Wanted] = {}
+            for other in self._others(part):
+                for one in other.wanted.values():
+                    if kept.get(one["name"], {}).get("mode") != "exclusive":
+                        kept[one["name"]] = one
+            names = [name for name in part.wanted if name not in kept]
+            lowered = [kept[name] for name in part.wanted if name in kept]
+            try:
+                if names:
+                    self._ask(part, {"op": "release", "names": names})
+                if lowered:
+                    self._ask(part, {"op": "take", "wanted": lowered, "info": {**self._info, "label": self.label}})
+            except (SessionError, LeaseError):
+                pass  # the host is gone, and the locks with its keeper
+
+    def _begin(self, lease: Lease, restore: bool) -> None:
+        for part in lease._parts.values():
+            entry = part.host._entry
+            # This machine is never anybody's alone: its mounts, ports and files are not the test's doing.
+            ours = part.wanted.get(LockRule.of(entry).name, {}).get("mode") == "exclusive"
+            alone = ours and entry.target.via != "local"
+            begun = self._ask(part, {"op": "begin", "directories": list(self.watched), "alone": alone})
+            part.level, part.baseline, part.begun = begun["level"], begun["baseline"], True
+            function = entry.settings.get("restore")
+            if restore and function and function != "none" and not self._others(part):
+                part.host.undo(getattr(part.client, function))
+
+    # Releasing -------------------------------------------------------------------------------------
+
+    def _release(self, lease: Lease) -> Release:
+        with self._lock:
+            if lease in self._open:
+                self._open.remove(lease)
+            parts = {name: part for name, part in lease._parts.items() if part.begun or part.wanted}
+            release = Release()
+            results, errors = run_all({name: partial(self._release_part, part) for name, part in parts.items()})
+            for found in results.values():
+                release.failures += found.failures
+                release.leftovers += found.leftovers
+                release.lost += found.lost
+            for name, exc in errors.items():
+                release.failures.append(Failure(name, "the end of the lease", str(exc)))
+            return release
+
+    def _release_part(self, part: _Part) -> Release:
+        release, name = Release(), part.host.name
+        last = not self._others(part)
+        try:
+            if part.begun:
+                undone = self._ask(part, {"op": "undo", "level": part.level}, UNDO_TIME)
+                release.failures = [
+                    Failure(name, one["what"], one["error"], one["output"]) for one in undone["failures"]
+                ]
+                left = self._ask(part, {"op": "leaks", "baseline": part.baseline})["leaks"]
+                release.leftovers = [Leftover(name, one["kind"], one["what"]) for one in left]
+            if last:
+                part.client._retire_worker()
+        except SessionError:
+            release.lost.append(name)
+        finally:
+            self._take_back([part])
+        return release
+
+    # Others ----------------------------------------------------------------------------------------
+
+    def need_exclusive(self, host: Host, what: str) -> None:
+        """Refuse something that would hit others who use the host.
+
+        Args:
+            host: Which.
+            what: What is to be done, such as ``"reboot()"``.
+
+        Raises:
+            LeaseError: If it is held, but not exclusively.
+        """
+        rule = LockRule.of(host._entry)
+        parts = [lease._parts[host.name] for lease in self._open if host.name in lease._parts]
+        modes = {part.wanted[rule.name]["mode"] for part in parts if rule.name in part.wanted}
+        if self.enabled and rule.mode != "none" and "exclusive" not in modes:
+            have = "shared with others" if modes else "not leased"
+            advice = "mark the test ec_destructive" if modes else "lease it: with lab.lease(..., destructive=True)"
+            raise LeaseError(f"{what} needs the host exclusively, and it is {have}; {advice}", host.name)
+
+    def has(self, names: Iterable[str]) -> bool:
+        """Whether this process holds all of these locks, or need not."""
+        held = {name for lease in self._open for part in lease._parts.values() for name in part.wanted}
+        return not self.enabled or held.issuperset(names)
+
+    def holders(self, host: Host) -> list[Holder]:
+        """Who holds or has reserved what on a host, which is connected for this if need be."""
+        answer = self._ask_host(host, {"op": "holders"})
+        return [Holder.from_record(host.name, record) for record in answer["holders"]]
+
+    def reserve(self, host: Host, seconds: float, label: str = "", *, force: bool = False) -> None:
+        """Keep a host for this user on this controller; it stays so when this process has ended.
+
+        Args:
+            host: Which.
+            seconds: How long; 0 gives it back.
+            label: What for.
+            force: Whether to take it from whoever has reserved it.
+
+        Raises:
+            HostBusy: If somebody else has reserved it.
+        """
+        info = {key: self._info[key] for key in ("user", "host", "owner")}
+        self._reserve(host, seconds, {**info, "label": label or self.label, "force": force})
+
+    def force_release(self, host: Host, timeout: float = 10.0) -> list[Holder]:
+        """End everybody's sessions on a host, and reservations of it: their changes are undone, their locks go.
+
+        Args:
+            host: Which.
+            timeout: How long to wait for that, in seconds.
+
+        Returns:
+            Who had it.
+
+        Raises:
+            LeaseError: If that is not allowed, or something still holds it then.
+        """
+        names = [LockRule.of(host._entry).name]
+        ended = self._ask_host(host, {"op": "force", "names": names})["ended"]
+        end = time.monotonic() + timeout
+        while True:
+            left = self._ask_host(host, {"op": "holders", "names": names})["holders"]
+            left = [one for one in left if one.get("token") != self._info["token"]]
+            if not left:
+                return [Holder.from_record(host.name, record) for record in ended]
+            if time.monotonic() > end:
+                holder = Holder.from_record(host.name, left[0])
+                raise LeaseError(f"{holder}, still after {span(timeout)}; perhaps it is undoing something", host.name)
+            time.sleep(0.05)
+
+    def keep_over_reboot(self, host: Host, seconds: float) -> None:
+        """Leave word on a host that goes down with our locks that nobody else gets it meanwhile.
+
+        Args:
+            host: Which.
+            seconds: How long until that expires.
+        """
+        names = self._names_on(host)
+        if names:
+            info = {**self._info, "label": self.label, "once": True}
+            self._reserve(host, seconds, info, names)
+
+    def take_again(self, host: Host) -> None:
+        """Lock a host anew that has rebooted, for all leases that have it, on its new session.
+
+        Raises:
+            HostBusy: If somebody else has it after all.
+        """
+        client = host._connection.client()
+        with self._lock:
+            parts = [lease._parts[host.name] for lease in self._open if host.name in lease._parts]
+            for part in parts:
+                part.client = client
+            for lease in self._open:
+                if host.name in lease._parts:
+                    part = lease._parts[host.name]
+                    wanted = [self._strictest(part, one) for one in part.wanted.values()]
+                    info = {**self._info, "label": lease.label or self.label}
+                    taken = self._ask(part, {"op": "take", "wanted": wanted, "info": info})
+                    if taken["in_the_way"]:
+                        raise HostBusy([Holder.from_record(host.name, record) for record in taken["in_the_way"]])
+                    begun = self._ask(part, {"op": "begin", "directories": [], "alone": False})
+                    part.level, part.baseline, part.begun = begun["level"], begun["baseline"], True
+
+    def _names_on(self, host: Host) -> list[str]:
+        parts = [lease._parts[host.name] for lease in self._open if host.name in lease._parts]
+        return sorted({name for part in parts for name in part.wanted})
+
+    def _reserve(self, host: Host, seconds: float, info: dict[str, Any], names: Sequence[str] = ()) -> None:
+        wanted = list(names) or [LockRule.of(host._entry).name]
+        answer = self._ask_host(host, {"op": "reserve", "names": wanted, "seconds": seconds, "info": info})
+        if answer["in_the_way"]:
+            raise HostBusy([Holder.from_record(host.name, record) for record in answer["in_the_way"]])
+
+    def _ask_host(self, host: Host, question: dict[str, Any]) -> dict[str, Any]:
+        return self._ask(_Part(host, host._connection.client(), {}), question)
+
+    def _ask(self, part: _Part, question: dict[str, Any], timeout: float = ANSWER_TIME) -> dict[str, Any]:
+        answer: dict[str, Any] = part.client._ask_keeper({**question, "directory": self.directory}, timeout)
+        if "fault" in answer:
+            raise LeaseError(answer["fault"], part.host.name)
+        return answer
+
+
+def _wanted(name: str, mode: str, slots: int | None = None) -> Wanted:
+    return {"name": name, "mode": mode, "slots": slots}
+
+
+def _by_name(wanted: Wanted) -> str:
+    return str(wanted["name"])
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        # An account without a name, as in containers.
+        return str(os.getuid()) if hasattr(os, "getuid") else "?"

@@ -1,0 +1,215 @@
+"""Fixtures get leases: their hosts are locked, and set back and let go when the fixture ends."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_easycluster.access import connect, fail
+from pytest_easycluster.options import add_setting, setting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from easycluster.lab import Host, Hosts, Lab
+    from easycluster.lab.holders import Mode
+    from easycluster.lab.leases import Lease, Release
+
+LEAKS = ("warn", "error", "off")
+# What user_properties, which pytest-xdist carries and JUnit shows, call a leftover.
+LEFT = "ec_left_behind"
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\Z")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Add what the command line and the ini file can say."""
+    add_setting(parser, "wait", "SPAN", "how long to wait for hosts that others have, such as 20m; 10m by default")
+    add_setting(parser, "lock-owner", "TEXT", "what others see that the hosts are used for; by default the test")
+    add_setting(
+        parser,
+        "leaks",
+        "warn|error|off",
+        "what becomes of processes, mounts, ports and files that a test leaves on a host: warn by default",
+        choices=LEAKS,
+    )
+    parser.getgroup("easycluster").addoption(
+        "--ec-no-lock",
+        action="store_true",
+        help="do not lock hosts: for a lab that nobody else uses at the moment",
+    )
+
+
+def register(config: pytest.Config, lab: Lab) -> None:
+    """Tell the lab's leases what the options say.
+
+    Raises:
+        pytest.UsageError: If one says nonsense.
+    """
+    leases = lab.leases
+    leases.wait = _span(config, leases.wait)
+    leases.label = setting(config, "lock-owner").value
+    leases.enabled = not config.getoption("ec_no_lock")
+    leases.tell = partial(_tell, config)
+    found = setting(config, "leaks")
+    if found.value not in ("", *LEAKS):
+        raise pytest.UsageError(f"{found.source} is {found.value!r}; write {', '.join(LEAKS)}")
+    config.pluginmanager.register(Leases(lab), "easycluster-leases")
+
+
+def _span(config: pytest.Config, default: float) -> float:
+    given = setting(config, "wait")
+    if not given.value:
+        return default
+    match = _SPAN.match(given.value.strip())
+    if match is None:
+        raise pytest.UsageError(f"{given.source}: {given.value!r} is no span; write 90s, 20m or 0")
+    return float(match.group(1)) * _UNITS[match.group(2)]
+
+
+def _tell(config: pytest.Config, line: str) -> None:
+    """Write a line to the terminal at once, past what captures output."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is None:
+        sys.stderr.write(f"\nlab: {line}\n")
+        return
+    with capture.global_and_fixture_disabled():
+        sys.stderr.write(f"\nlab: {line}\n")
+        sys.stderr.flush()
+
+
+def leased(
+    request: pytest.FixtureRequest, lab: Lab, hosts: Hosts, *, usually: Mode = "exclusive", shared: bool = False
+) -> Hosts:
+    """Connect to hosts and lease them for a fixture's scope, as the test's markers and the lab file say.
+
+    Args:
+        request: Of the fixture.
+        lab: The lab.
+        hosts: Which.
+        usually: How they are locked if neither says anything.
+        shared: Whether the fixture shares them as if the test were marked ``ec_shared``.
+    """
+    connect(lab, hosts)
+    _take(request.node, request.addfinalizer, lab, list(hosts), usually, shared)
+    return hosts
+
+
+def lease_when_used(request: pytest.FixtureRequest, lab: Lab, hosts: Hosts) -> Hosts:
+    """Lease each host, shared, when the test first uses it: it may have all of the lab and need two."""
+
+    def before(host: Host) -> None:
+        try:
+            _take(request.node, request.addfinalizer, lab, [host], "shared", True)
+        except BaseException:
+            # The next use is none with a lease, either.
+            host._connection.before_use = partial(before, host)
+            raise
+
+    def forget() -> None:
+        for host in hosts:
+            host._connection.before_use = None
+
+    request.addfinalizer(forget)
+    for host in hosts:
+        host._connection.before_use = partial(before, host)
+    return hosts
+
+
+def _locks_of(node: Any) -> list[str]:
+    return [str(name) for mark in node.iter_markers("ec_lock") for name in mark.args]
+
+
+def _take(
+    node: Any,
+    add_finalizer: Callable[[Callable[[], object]], None],
+    lab: Lab,
+    hosts: list[Host],
+    usually: Mode,
+    shared: bool,
+) -> None:
+    from easycluster.errors import EasyClusterError
+
+    label = lab.leases.label or str(getattr(node, "nodeid", "")) or "a test session"
+    try:
+        lease = lab.leases.take(
+            hosts,
+            shared=shared or node.get_closest_marker("ec_shared") is not None,
+            destructive=node.get_closest_marker("ec_destructive") is not None,
+            usually=usually,
+            locks=_locks_of(node),
+            label=label,
+        )
+    except EasyClusterError as exc:
+        cause = exc
+    else:
+        add_finalizer(partial(_release, node, lease))
+        return
+    fail(lab.inventory.mask(str(cause)), cause)
+
+
+def _release(node: Any, lease: Lease) -> None:
+    release = lease.release()
+    report(node, release)
+    if release.failures:
+        fail("\n".join(f"{one}{_indented(one.output)}" for one in release.failures))
+    if release.leftovers and setting(node.config, "leaks").value == "error":
+        fail("left behind:\n" + "\n".join(f"  {one}" for one in release.leftovers))
+
+
+def report(node: Any, release: Release) -> None:
+    """Have the reports say what was left; of a fixture for several tests, those of its last test."""
+    if setting(node.config, "leaks").value == "off":
+        return
+    item = getattr(node.session, "_easycluster_item", node)
+    for one in release.leftovers:
+        item.user_properties.append((LEFT, str(one)))
+
+
+def _indented(text: str) -> str:
+    return "".join(f"\n    {line}" for line in text.rstrip().splitlines())
+
+
+class Leases:
+    """Collects what tests left behind, and names the tests in the summary.
+
+    Args:
+        lab: The lab.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._found: dict[str, list[str]] = {}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Take the ``ec_lock`` of a test that leases no hosts itself: it has those of wider fixtures, or none."""
+        locks = _locks_of(item)
+        if locks and not self._lab.leases.has(locks):
+            _take(item, item.addfinalizer, self._lab, [], "shared", True)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
+        """Note whose reports get what is found now."""
+        item.session._easycluster_item = item  # type: ignore[attr-defined]  # ours
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take what a test left; in the controller of pytest-xdist, too."""
+        if report.when == "teardown":
+            left = [str(value) for name, value in report.user_properties if name == LEFT]
+            if left:
+                self._found[report.nodeid] = left
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Name the tests."""
+        if self._found:
+            terminalreporter.section("left behind on hosts", yellow=True)
+            for test, left in self._found.items():
+                terminalreporter.write_line(test)
+                for one in left:
+                    terminalreporter.write_line(f"  {one}")

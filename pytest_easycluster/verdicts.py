@@ -38,6 +38,9 @@ REBOOTS: Final = "ec_reboots"
 
 _SEEN = pytest.StashKey[set[str]]()
 
+# Of a host's last output; all of it is in the error.
+_LAST_LINES: Final = 5
+
 # How old a remembered error is differs from test to test, and is not what is wrong.
 _AGE: Final = re.compile(r" \(tried \d+ s ago; [^)]*\)")
 
@@ -210,8 +213,8 @@ def _describe(error: EasyClusterError) -> tuple[str, str]:
     call, elapsed = getattr(error, "call", ""), getattr(error, "elapsed", None)
     if call:
         what += f", {elapsed:.0f} s into {call}" if elapsed is not None else f", in {call}"
-    last = str(getattr(error, "last_output", "")).strip()
-    return what, f"last output: {last}" if last else ""
+    last = str(getattr(error, "last_output", "")).strip().splitlines()[-_LAST_LINES:]
+    return what, "\n".join(f"last output: {line}" for line in last)
 
 
 def _became(after: Aftermath) -> str:

@@ -160,6 +160,8 @@ class HostConnection:
     def expect_loss(self, timeout: float) -> Iterator[None]:
         """See :meth:`easycluster.lab.Host.expect_loss`."""
         client = self.client()
+        # Replaces a worker that has ended with an earlier lease: from here on, what is not connected is lost.
+        self.boot_id = boot_id(client) or self.boot_id
         self._expecting += 1
         try:
             try:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from easycluster.lab.approach import UnfitHost
 from easycluster.lab.choose import LabRequestError, Need, NoHostFits, candidates, check_need, make_need
-from easycluster.lab.holders import HostBusy
+from easycluster.lab.holders import Holder, HostBusy, LeaseError, LockRule
 from easycluster.lab.host import GpuNode, Host, SanTarget
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.inventory import DEFAULT_FIXTURES, FixtureEntry, HostEntry, Inventory, Quarantine, Role
 from easycluster.lab.lab import CallInProgress, Lab
+from easycluster.lab.leases import Failure, Lease, LeasedHosts, Leases, Leftover, Release
 from easycluster.lab.losses import Aftermath, NotLost, is_loss
 from easycluster.lab.parallel import HostErrors
 from easycluster.lab.patterns import PatternError, matching, narrowed
@@ -27,8 +28,10 @@ __all__ = [
     "DEFAULT_FIXTURES",
     "Aftermath",
     "CallInProgress",
+    "Failure",
     "FixtureEntry",
     "GpuNode",
+    "Holder",
     "Host",
     "HostBusy",
     "HostEntry",
@@ -38,6 +41,12 @@ __all__ = [
     "InventoryError",
     "Lab",
     "LabRequestError",
+    "Lease",
+    "LeaseError",
+    "LeasedHosts",
+    "Leases",
+    "Leftover",
+    "LockRule",
     "Need",
     "NoHostFits",
     "NotLost",
@@ -45,6 +54,7 @@ __all__ = [
     "Place",
     "Problem",
     "Quarantine",
+    "Release",
     "Role",
     "SanTarget",
     "Secret",

@@ -386,11 +386,15 @@ class BaseClient(Calls, Output):
         message = (Kind.REPLY, 0, 0, 0, answer[HEADER.size :], ()) if pending is None else None
         return self._finished(session, message, pending, None, None, origexc)
 
-    def _call_failed(self, session: NearSession, operation: tuple[Any, ...], exc: BaseException) -> None:
+    def _call_failed(
+        self, session: NearSession, operation: tuple[Any, ...], exc: BaseException, began: float | None = None
+    ) -> None:
         """Raise why the session has ended if that is what happened to a plain call; else stop the call."""
         if isinstance(exc, OSError) and (exc is session.ended or exc.errno is not None):
             session.end(exc)
-            raise self._explained(session, Pending(operation, True)) from exc
+            pending = Pending(operation, True)
+            pending.started = began or pending.started
+            raise self._explained(session, pending) from exc
         self._interrupted(exc)
 
     def _finished(

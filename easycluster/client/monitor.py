@@ -328,6 +328,7 @@ class Control:
         """Forget the worker that died: a new one is asked for."""
         self.died = None
         self.worker_pid = 0
+        self.last_output = b""
 
     # The end -----------------------------------------------------------------------------------
 

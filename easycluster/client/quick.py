@@ -14,6 +14,7 @@ tried.  The rules of :mod:`easycluster.link.session` about signals hold here, to
 from __future__ import annotations
 
 import weakref
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from easycluster.link.session import name_parts
@@ -70,6 +71,7 @@ def make_call(
         request = 0
         answer = b""
         pending = None
+        began = monotonic()
         try:
             request = next(ids)
             data = _pack(len(body), _PLAIN_CALL, request, thread) + body
@@ -125,7 +127,7 @@ def make_call(
             if request:
                 exc.easycluster_request = request  # type: ignore[attr-defined]  # it was sent, perhaps
                 session.pending.pop(request, None)
-            owner()._call_failed(session, operation, exc)
+            owner()._call_failed(session, operation, exc, began)
             raise
         finally:
             leave_role()

@@ -15,7 +15,7 @@ from easycluster.client.endpoint import Endpoint, Options
 from easycluster.client.monitor import HEARTBEAT, MISSED
 from easycluster.client.process import close_all, weakly
 from easycluster.client.threaded import ThreadingMixin
-from easycluster.definitions import DEFAULT_MODULE, blocks_since, definitions_module, find_local_module
+from easycluster.definitions import DEFAULT_MODULE, blocks_since, definitions_module, find_local_module, rewritten
 from easycluster.keys import Key
 from easycluster.spec import parse_connection_spec
 from easycluster.version import DEFAULT_PORT
@@ -205,7 +205,7 @@ class Client(BaseClient):
         def opener() -> Endpoint:
             carrier: Carrier = make_carrier(label)
             options = Options(label, self._definition_names, self._compress, self._heartbeat, self._lost_after)
-            services = {"fetch_module": weakly(self._fetch_module)}
+            services = {"fetch_module": weakly(self._fetch_module), "debugger": weakly(self._debug)}
             endpoint = Endpoint(carrier, options, self, weakly(self._take_output), services)
             endpoint.open(self._connect_timeout)
             return endpoint
@@ -231,12 +231,19 @@ class Client(BaseClient):
             counts[name] = self._sent_blocks.get(name, 0) + len(new)
         return blocks, counts
 
-    def _fetch_module(self, name: str) -> tuple[bool, str, str] | None:
+    def _debug(self, action: str, text: str) -> Any:
+        """Do what a debugger on the far side asks for."""
+        from easycluster.client.debugger import act
+
+        return act(self._peername, action, text)
+
+    def _fetch_module(self, name: str) -> tuple[bool, str, str, bytes] | None:
         """Return a module of this side that the far side wants to import, None if it may not have it."""
         if name.partition(".")[0] == "cloudpickle":
-            return _installed_source(name)
+            installed = _installed_source(name)
+            return None if installed is None else (*installed, b"")
         found = find_local_module(name)
-        return None if found is None else (found.is_package, found.filename, found.source)
+        return None if found is None else (*found, rewritten(found.source, found.filename))
 
 
 class ThreadedClient(ThreadingMixin, Client):

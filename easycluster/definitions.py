@@ -23,7 +23,7 @@ from easycluster.far.modules import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = [
     "DEFAULT_MODULE",
@@ -33,7 +33,27 @@ __all__ = [
     "define_common",
     "definitions_module",
     "find_local_module",
+    "rewrite_with",
 ]
+
+# Rewrites code that is sent; see rewrite_with().
+_rewriter: list[Callable[[str, str, int], bytes]] = []
+
+
+def rewrite_with(rewriter: Callable[[str, str, int], bytes] | None) -> None:
+    """Have code rewritten before it is sent to far sides.
+
+    Args:
+        rewriter: Gets text, file name and the line of the file that the text begins on (0 for a whole file) and
+            returns a tree for the far side to compile (:func:`easycluster.far.trees.pack_tree`), ``b""`` to leave
+            the text as it is.  None to send all code as it is.
+    """
+    _rewriter[:] = [] if rewriter is None else [rewriter]
+
+
+def rewritten(source: str, filename: str, first_line: int = 0) -> bytes:
+    """Return the tree that a far side compiles instead of a text, ``b""`` for the text."""
+    return _rewriter[0](source, filename, first_line) if _rewriter else b""
 
 
 def blocks_since(name: str, index: int = 0) -> list[Block]:
@@ -42,7 +62,10 @@ def blocks_since(name: str, index: int = 0) -> list[Block]:
     Raises:
         ImportError: If the name belongs to a module that is not a definitions module.
     """
-    return definitions(name).blocks[index:]
+    blocks = definitions(name).blocks[index:]
+    if not _rewriter:
+        return blocks
+    return [block._replace(tree=rewritten(block.source, block.filename, block.first_line)) for block in blocks]
 
 
 class LocalModule(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_easycluster import collecting, guards, leasing, plan, pool, tracebacks
+from pytest_easycluster import collecting, farside, guards, leasing, plan, pool, tracebacks
 from pytest_easycluster.fixtures import ec, ec_host, ec_inventory, gpu_node, remote_hosts, san_target
 from pytest_easycluster.markers import MARKERS
 from pytest_easycluster.plan import pytest_cmdline_main
@@ -58,6 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     config.pluginmanager.register(tracebacks, "easycluster-tracebacks")
+    config.pluginmanager.register(farside, "easycluster-farside")
     config.pluginmanager.register(collecting, "easycluster-collecting")
     wanted = config.getoption("ec_inventory") or config.getini("ec_inventory")
     # `pytest --help --ec-inventory x` is a question about pytest, not about x.

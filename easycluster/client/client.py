@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from easycluster.client import wishes
 from easycluster.client.arrivals import Arrivals, Completion, ResponseSlot
 from easycluster.client.calls import Calls
 from easycluster.client.globals import GlobalProxy
@@ -16,6 +17,7 @@ from easycluster.client.output import OUTPUT_TIME, Output
 from easycluster.client.process import Forked, close_when_dropped, is_ending, live, shielded, sleep_on, weakly
 from easycluster.client.quick import make_call
 from easycluster.client.response import NonblockingResponse
+from easycluster.client.wishes import WISHES
 from easycluster.errors import (
     CallTimeout,
     ConnectionClosed,
@@ -23,7 +25,7 @@ from easycluster.errors import (
     RemoteException,
     SessionError,
 )
-from easycluster.link.operations import describe_operation
+from easycluster.link.operations import Op, describe_operation
 from easycluster.link.pending import Expired, Pending
 from easycluster.wire import failures
 from easycluster.wire.frames import HEADER, MARKED, SINGLE_THREAD, Kind
@@ -174,6 +176,7 @@ class BaseClient(Calls, Output):
         self._endpoint = endpoint
         self._session = session = endpoint.session
         assert session is not None  # open() has made it
+        wishes.mark(session)
         session.completions = self._arrivals.completions
         session.notify_completed = self._arrivals.arrived
         self._arrivals.relink(session.stream.fileno())
@@ -329,6 +332,8 @@ class BaseClient(Calls, Output):
         session = self._session
         if session is None or session.ended is not None:
             session = self._usable()
+        if WISHES in session.special:
+            self._tell_wishes(session)
         thread = self._thread_number(threadid)
         limit = _deadline.get()
         try:
@@ -359,6 +364,20 @@ class BaseClient(Calls, Output):
 
     def _make_call(self, session: NearSession) -> Callable[..., Any]:
         return make_call(self, session, _deadlines, one_thread=self._one_thread)
+
+    def _tell_wishes(self, session: NearSession) -> None:
+        """Tell the far side what this process wishes of it by now, unless it knows."""
+        session.special.discard(WISHES)
+        wanted = wishes.current()
+        if wanted == session.told_wishes:
+            return
+        try:
+            # In a thread of its own: thread 0 may be busy with another call.
+            self._request((Op.SERVICE, "wishes", wanted), threadid=SINGLE)
+        except BaseException:
+            session.special.add(WISHES)
+            raise
+        session.told_wishes = wanted
 
     def _request_plainly(self, operation: tuple[Any, ...], origexc: bool | str = True) -> Any:
         """Do what :attr:`_call` does, without a connection: say why there is none."""
@@ -474,6 +493,10 @@ class BaseClient(Calls, Output):
 
     def _rebuilt(self, session: NearSession, failure: Any) -> RemoteException:
         orig = failures.rebuild(failure, loads=session.values.loads, host=self._peername)
+        if failures.kept(failure):
+            from easycluster.client.debugger import note_kept
+
+            note_kept(orig, self, failures.kept(failure))
         return RemoteException(orig, failures.text(failure))
 
     def _explained(self, session: NearSession, pending: Pending) -> Exception:

@@ -245,6 +245,13 @@ class Control:
                 self._on_output(request, body)
             finally:
                 self.send_quietly(Kind.CREDIT, len(body))
+        elif kind == Kind.LOG:
+            from easycluster.client.logs import deliver
+
+            try:
+                deliver(self.label, self._load(body, dict))
+            finally:
+                self.send_quietly(Kind.CREDIT, len(body))
         elif kind == Kind.SYNCED:
             if thread >= len(self._marks):
                 raise RemoteProtocolError(f"there is no mark of kind {thread}")

@@ -36,6 +36,8 @@ class NearSession(PeerSession):
         # Set by whoever first finds out; calls that are asked about later get the same reason.
         self.why_ended: SessionError | None = None
         self.notify_completed: Callable[[], None] | None = None
+        # What the far side knows of our wishes.
+        self.told_wishes: dict[str, Any] | None = None
         self._callbacks = Waiter()
         # What ended a callback and is no Exception, by thread.
         self._exits: dict[int, BaseException] = {}

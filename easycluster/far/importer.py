@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ControllerFinder", "Fetch", "NotNow"]
 
-# (is it a package, the path of its file on the controller, its source); None if it has no such module.
-Found = Optional[Tuple[bool, str, str]]
+# (is it a package, the path of its file on the controller, its source, a tree to compile instead of it or b""); None
+# if it has no such module.
+Module = Tuple[bool, str, str, bytes]
+Found = Optional[Module]
 Fetch = Callable[[str], Found]
 
 
@@ -75,7 +77,7 @@ class ControllerFinder:
         found = self._ask(name)
         if found is None:
             return None
-        is_package, filename, _ = found
+        is_package, filename, *_ = found
         spec = importlib.machinery.ModuleSpec(name, self, origin=filename, is_package=is_package)  # type: ignore[arg-type]  # typeshed wants the ABC
         spec.has_location = True
         spec.cached = None
@@ -90,8 +92,8 @@ class ControllerFinder:
 
     def get_code(self, name: str) -> CodeType:
         """Return the module's code; its lines are known to :mod:`linecache` afterwards."""
-        _, filename, source = self._get(name)
-        return compile_source(source, filename)
+        _, filename, source, tree = self._get(name)
+        return compile_source(source, filename, tree=tree)
 
     def get_source(self, name: str) -> str:
         """Return the module's source."""
@@ -105,7 +107,7 @@ class ControllerFinder:
         """Say whether the module is a package."""
         return self._get(name)[0]
 
-    def _get(self, name: str) -> Tuple[bool, str, str]:
+    def _get(self, name: str) -> Module:
         found = self._found.get(name)
         if found is None:
             raise ImportError(f"{name!r} did not come from the controller", name=name)
@@ -131,5 +133,6 @@ class ControllerFinder:
             raise ImportError(f"cannot ask the controller for module {name!r}: {exc}", name=name) from exc
         finally:
             self._asking.name = None
-        self._found[name] = found
+        # Older answers have no tree.
+        self._found[name] = found = None if found is None else (*found[:3], found[3] if len(found) > 3 else b"")
         return found

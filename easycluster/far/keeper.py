@@ -427,6 +427,11 @@ class Keeper:
                 worker.stuck.discard(packet["request"])
                 if not worker.stuck:
                     self._spare(worker)
+        elif packet["kind"] == "log":
+            # First what was printed before it; both count as output that the near side has to take.
+            self._drain_output(worker)
+            self._unacknowledged += len(packet["record"])
+            self._send(frame(Kind.LOG, 0, packet["record"]))
         elif packet["kind"] == "report":
             self.report(packet)
 

@@ -59,6 +59,7 @@ class Block(NamedTuple):
             ``module`` itself.
         package: True if ``target`` is a package.
         first_line: Line of the file that the text begins on, from 1; 0 if it is not a part of a file.
+        tree: What the far side compiles instead of the text, see :mod:`easycluster.far.trees`; ``b""`` for the text.
     """
 
     module: str
@@ -68,6 +69,7 @@ class Block(NamedTuple):
     target: str = ""
     package: bool = False
     first_line: int = 0
+    tree: bytes = b""
 
     def __str__(self) -> str:
         if self.target:
@@ -109,7 +111,7 @@ def add_note(exc: BaseException, note: str) -> None:
         exc.__notes__ = [*(notes if isinstance(notes, list) else []), note]  # type: ignore[attr-defined]  # 3.11
 
 
-def compile_source(source: str, filename: str, mode: str = "exec", first_line: int = 0) -> CodeType:
+def compile_source(source: str, filename: str, mode: str = "exec", first_line: int = 0, tree: bytes = b"") -> CodeType:
     """Compile text that was perhaps written inside an indented string.
 
     Args:
@@ -117,6 +119,7 @@ def compile_source(source: str, filename: str, mode: str = "exec", first_line: i
         filename: What frames and errors name as its file; known to :mod:`linecache` afterwards.
         mode: ``"exec"`` or ``"eval"``.
         first_line: Line of the file that the text begins on, if it is a part of it.
+        tree: What to compile instead, if this Python can; the text is then for tracebacks.
 
     Raises:
         SyntaxError: With the line it is about, whatever file of that name the disk holds.
@@ -128,6 +131,9 @@ def compile_source(source: str, filename: str, mode: str = "exec", first_line: i
 
         source = textwrap.dedent(source)
     remember_source(filename, source, first_line)
+    code = _compile_tree(tree, filename, mode) if tree else None
+    if code is not None:
+        return code
     # So that code and errors have the lines of the file.
     source = "\n" * (first_line - 1) + source
     try:
@@ -135,6 +141,18 @@ def compile_source(source: str, filename: str, mode: str = "exec", first_line: i
     except SyntaxError as exc:
         _show_line(exc, source)
         raise
+    assert isinstance(code, CodeType)
+    return code
+
+
+def _compile_tree(tree: bytes, filename: str, mode: str) -> Optional[CodeType]:
+    """Compile a tree; None if this Python cannot: then the text says why, or does as well."""
+    from easycluster.far.trees import unpack_tree
+
+    try:
+        code = compile(unpack_tree(tree), filename, mode, dont_inherit=True)  # type: ignore[call-overload]
+    except (SyntaxError, TypeError, ValueError, RecursionError):
+        return None
     assert isinstance(code, CodeType)
     return code
 
@@ -248,7 +266,7 @@ class Definitions:
                         f"definitions of {block.module!r} came out of order: "
                         f"block {block.position + 1} after {self.applied}"
                     )
-                if block not in self._evaluated:
+                if block._replace(tree=b"") not in self._evaluated:
                     self._evaluate(block, None)
                     done += 1
                 self.applied += 1
@@ -296,7 +314,7 @@ class Definitions:
     def _evaluate(self, block: Block, present: Optional[ModuleType]) -> None:
         try:
             if not block.target:
-                code = compile_source(block.source, block.filename, first_line=block.first_line)
+                code = compile_source(block.source, block.filename, first_line=block.first_line, tree=block.tree)
                 exec(code, self.module.__dict__)
             else:
                 module = present or _make_whole_module(block)
@@ -426,7 +444,7 @@ def _make_whole_module(block: Block) -> ModuleType:
     before = sys.modules.get(block.target)
     sys.modules[block.target] = module
     try:
-        exec(compile_source(block.source, block.filename), module.__dict__)
+        exec(compile_source(block.source, block.filename, tree=block.tree), module.__dict__)
     except BaseException:
         if before is None:
             sys.modules.pop(block.target, None)
@@ -441,7 +459,8 @@ def _make_whole_module(block: Block) -> ModuleType:
 def _public_names(module: ModuleType) -> Dict[str, Any]:
     names = getattr(module, "__all__", None)
     if names is None:
-        names = [name for name in module.__dict__ if not name.startswith("_")]
+        # Rewritten code has names of its own, such as "@py_builtins".
+        names = [name for name in module.__dict__ if not name.startswith(("_", "@"))]
     return {name: getattr(module, name) for name in names}
 
 

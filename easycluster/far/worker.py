@@ -89,6 +89,7 @@ class Worker:
         self._leaving = False
         self._left = threading.Event()
         self._root: Optional[Root] = None
+        self.pid = os.getpid()
         # Modules of the controller that were imported here, by name.
         self.fetched: Dict[str, Any] = {}
         # Guards asynchronous exceptions: set only while the call runs, taken back when it ends.
@@ -356,6 +357,10 @@ class Worker:
         """Tell the server what is called."""
         self._send_control({"kind": "report", "text": text})
 
+    def send_log(self, data: bytes) -> None:
+        """Send a record of logging, pickled."""
+        self._send_control({"kind": "log", "record": data})
+
     # Cancelling --------------------------------------------------------------------------------
 
     def cancel(self, request: int) -> None:
@@ -421,14 +426,24 @@ class Worker:
     # Services ----------------------------------------------------------------------------------
 
     def service(self, name: str, *args: Any) -> Any:
-        """Do one of the things beyond calls: files, commands."""
+        """Do one of the things beyond calls: files, commands, wishes."""
         if name == "root":
             if self._root is None:
                 self._root = Root(self.namespace)
             return self._root
+        if name == "wishes":
+            # Late, as what it leads to: most near sides wish nothing.
+            from easycluster.far.wishes import fulfil
+
+            return fulfil(self, *args)
+        if name == "post_mortem":
+            from easycluster.far.debugger import post_mortem
+
+            return post_mortem(*args)
         return SERVICES[name](*args)
 
-    def _ask_near(self, name: str, *args: Any) -> Any:
+    def ask_near(self, name: str, *args: Any) -> Any:
+        """Ask the near side for one of its services."""
         session = self.session
         assert session is not None
         return ask(session, (Op.SERVICE, name, *args))
@@ -437,7 +452,7 @@ class Worker:
         if self.session is None or get_ident() not in self.session.inside:
             # Nobody on the near side waits for this thread.
             raise NotNow
-        found = self._ask_near("fetch_module", name)
+        found = self.ask_near("fetch_module", name)
         if found is not None:
             self.fetched[name] = found
         return found

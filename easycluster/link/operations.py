@@ -195,8 +195,13 @@ class PeerSession(Session):
     def dump_failure(self, exc: BaseException) -> Tuple[bytes, List[memoryview]]:
         """Return an exception as plain pickled values."""
         failure = failures.describe(exc, dumps=self._dumps_alone, host=self.name)
+        failure["kept"] = self.keep_failure(exc)
         result: Tuple[bytes, List[memoryview]] = self.values.dumps(failure)
         return result
+
+    def keep_failure(self, exc: BaseException) -> int:
+        """Keep what a failure refers to if somebody may ask for it; return its number, 0 if not."""
+        return 0
 
     def _dumps_alone(self, value: Any) -> bytes:
         data, buffers = self.values.dumps(value)

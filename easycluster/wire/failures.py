@@ -5,6 +5,7 @@ A :data:`Failure` is a dictionary of builtin values::
     "nodes"   list of exceptions as dictionaries, the raised one first; cause, context, group members and exceptions
               among the arguments are numbers of nodes, so that cycles and shared exceptions stay what they are
     "host"    what the far side calls itself
+    "kept"    0, or the number under which the far side keeps the exception for a debugger
     "text"    the traceback as the far side's Python prints it, a list of strings as from traceback.format_exception
 
 An exception is taken apart without asking it: the arguments, the members that C code and ``__slots__`` keep
@@ -37,7 +38,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple, Ty
 from easycluster.errors import RemoteError
 from easycluster.wire import tracebacks
 
-__all__ = ["Failure", "Lost", "describe", "rebuild", "text"]
+__all__ = ["Failure", "Lost", "describe", "kept", "rebuild", "text"]
 
 Failure = Dict[str, Any]
 Node = Dict[str, Any]
@@ -148,6 +149,12 @@ def text(failure: Failure) -> List[str]:
     """Return the traceback as the far side's Python prints it, as from ``traceback.format_exception``."""
     lines = failure.get("text") if isinstance(failure, dict) else None
     return [str(line) for line in lines] if isinstance(lines, (list, tuple)) else []
+
+
+def kept(failure: Failure) -> int:
+    """Return the number under which the far side keeps the exception, 0 if it does not."""
+    number = failure.get("kept") if isinstance(failure, dict) else None
+    return number if type(number) is int else 0
 
 
 # ---- Taking apart ----

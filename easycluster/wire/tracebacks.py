@@ -2,7 +2,7 @@
 
 What crosses is a tuple of entries, outermost first.  An entry is a tuple of builtin values::
 
-    (filename, line, name, first, source, end_line, column, end_column, module, hidden)
+    (filename, line, name, first, source, end_line, column, end_column, module, hidden[, locals])
 
     filename    as the code object has it, on the machine where it ran
     line        where the frame was, from 1
@@ -12,6 +12,7 @@ What crosses is a tuple of entries, outermost first.  An entry is a tuple of bui
     end_line, column, end_column
                 the part of the line that failed (columns in UTF-8 bytes), None before Python 3.11
     module      ``__name__`` of the frame's globals
+    locals      only after :func:`show_locals`: names and reprs of local variables
     hidden      True if the function set ``__tracebackhide__``, and for frames of ours between the user's
 
 :func:`make_traceback` builds frames that Python, pytest and pdb treat like any other: their file name carries the
@@ -58,6 +59,9 @@ NEAR_SIDE = "the near side"
 # theirs at either end of a traceback say as little to the user as ours do.
 _MACHINERY = ("importlib.", "_frozen_importlib", "pickle.", "copyreg.", "cloudpickle.")
 
+# What takes down the local variables of the frames of one traceback, if somebody wants to see them.
+_takers: List[Callable[[], Callable[[FrameType], Tuple[Tuple[str, str], ...]]]] = []
+
 # What make_traceback put into linecache, oldest first.
 _registered: Dict[str, List[str]] = {}
 
@@ -90,6 +94,28 @@ def find_users_part(tb: Optional[TracebackType], skip: Callable[[FrameType], boo
     return tracebacks[start:end], start
 
 
+def show_locals(taker: Optional[Callable[[], Callable[[FrameType], Tuple[Tuple[str, str], ...]]]]) -> None:
+    """Take down local variables as well from now on.
+
+    Args:
+        taker: Called for each traceback; what it returns gives names and reprs of a frame's variables.  None to leave
+            them out.
+    """
+    _takers[:] = [] if taker is None else [taker]
+
+
+class Shown:
+    """A far-side value in the frames made here; its repr is the original's."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
 def take_traceback(tb: Optional[TracebackType], skip: Callable[[FrameType], bool] = is_ours) -> Tuple[Entry, ...]:
     """Take down a traceback with the source of its functions.
 
@@ -105,6 +131,7 @@ def take_traceback(tb: Optional[TracebackType], skip: Callable[[FrameType], bool
     for filename in {each.tb_frame.f_code.co_filename for each in tracebacks}:
         linecache.checkcache(filename)
     entries: List[Entry] = []
+    take_locals = _takers[0]() if _takers else None
     # One entry object a place: the pickle of a deep recursion then holds its source once.
     known: Dict[Tuple[int, int, int], Entry] = {}
     for each in tracebacks:
@@ -112,6 +139,9 @@ def take_traceback(tb: Optional[TracebackType], skip: Callable[[FrameType], bool
         entry = known.get(key)
         if entry is None:
             entry = known[key] = _take_entry(each, skip(each.tb_frame))
+        if take_locals is not None:
+            # Each frame has its own, so that nothing is folded.
+            entry = (*entry, take_locals(each.tb_frame))
         entries.append(entry)
     return tuple(_cut(_fold(entries)))
 
@@ -217,7 +247,8 @@ def _note(text: str) -> Entry:
 
 def _make_frame(entry: Entry, host: str) -> Tuple[FrameType, int, int]:
     """Return a frame, the offset of an instruction in it, and the line number, for a place on another machine."""
-    filename, line, name, first, source, end_line, column, end_column, module, hidden = entry
+    filename, line, name, first, source, end_line, column, end_column, module, hidden = entry[:10]
+    values = {each: Shown(shown) for each, shown in (entry[10] if len(entry) > 10 else ()) if each.isidentifier()}
     if filename.startswith(f"{NEAR_SIDE}:"):
         # Back from the far side that a callback's exception went through; the file is here.
         filename = filename[len(NEAR_SIDE) + 1 :]
@@ -236,6 +267,8 @@ def _make_frame(entry: Entry, host: str) -> Tuple[FrameType, int, int]:
         if isinstance(node, ast.FunctionDef):
             node.lineno = node.end_lineno = first
             node.col_offset = node.end_col_offset = 0
+            # A generator that has not begun has the local variables that are its arguments.
+            node.args.args = [ast.copy_location(ast.arg(arg=each), node) for each in values]
         elif isinstance(node, (ast.Expr, ast.Yield)):
             node.lineno, node.end_lineno, node.col_offset, node.end_col_offset = line, end_line, column, end_column
     module_code = compile(tree, filename, "exec")
@@ -248,11 +281,13 @@ def _make_frame(entry: Entry, host: str) -> Tuple[FrameType, int, int]:
     else:
         code = code.replace(co_name=name)
     namespace: Dict[str, Any] = {"__name__": module, "__file__": filename, "__builtins__": __builtins__}
+    if host:
+        namespace["__easycluster_host__"] = host
     if hidden:
         namespace["__tracebackhide__"] = True
     # A generator that never ran has a frame without a caller.  The frame of a function that raised would keep its
     # callers, and so the exception itself, in a cycle that only the garbage collector ends.
-    return FunctionType(code, namespace)().gi_frame, place, line
+    return FunctionType(code, namespace)(*values.values()).gi_frame, place, line
 
 
 def _as_line(number: int) -> int:

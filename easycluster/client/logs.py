@@ -1,0 +1,55 @@
+"""Records of far-side ``logging`` among this process's own.
+
+A record becomes one of the logger of the same name here, with the host in ``record.ec_host`` and in front of its file
+names, as in tracebacks: ``gpu01:san.py``.  It passes this side's handlers, not its loggers' levels: those were looked
+at over there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from typing import Any
+
+from easycluster.client import wishes
+
+__all__ = ["bring_logs", "deliver"]
+
+
+def bring_logs() -> None:
+    """Have all far sides send what they log from now on, at the levels of this side's loggers."""
+    manager = logging.root.manager
+    if getattr(manager, "_ec_watched", False):
+        return
+    # Loggers forget what they know of levels through this, whoever changes one.
+    forget = getattr(manager, "_clear_cache", None)
+    if forget is not None:
+
+        def forget_and_tell() -> None:
+            forget()
+            wishes.changed()
+
+        manager._clear_cache = forget_and_tell  # type: ignore[attr-defined]
+        manager._ec_watched = True  # type: ignore[attr-defined]
+    wishes.wish("log_levels", _levels)
+
+
+def _levels() -> dict[str, int]:
+    """Return the level of each logger that has one, and what ``logging.disable`` was told."""
+    loggers = list(logging.root.manager.loggerDict.items())
+    levels = {name: each.level for name, each in loggers if isinstance(each, logging.Logger) and each.level}
+    return {"": logging.root.level, "!": logging.root.manager.disable, **levels}
+
+
+def deliver(host: str, fields: dict[str, Any]) -> None:
+    """Handle a record of a far side; in the monitor's thread, which must go on."""
+    try:
+        record = logging.makeLogRecord({name: value for name, value in fields.items() if value is not None})
+        name = os.path.basename(record.pathname or "")
+        record.args, record.ec_host = (), host
+        record.pathname, record.filename = f"{host}:{record.pathname}", f"{host}:{name}"
+        record.module = os.path.splitext(name)[0]
+        logging.getLogger(record.name if record.name != "root" else None).handle(record)
+    except Exception:  # noqa: BLE001 - a handler failed; the session goes on
+        traceback.print_exc()

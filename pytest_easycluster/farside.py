@@ -1,0 +1,66 @@
+"""What this run of pytest wishes of far sides: asserts that explain themselves, logs, local variables, debuggers.
+
+A plugin of its own, which costs nothing before something imports EasyCluster's clients; with
+``-p no:easycluster-farside`` far sides are left as they are without pytest.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+import pytest
+
+from pytest_easycluster.access import find_lab
+
+ENABLED = pytest.StashKey[bool]()
+
+# Characters of a local variable's repr: with --showlocals, and with -vv as well.
+SHORT, LONG = 240, 10_000
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin, if there is a lab, or test modules have imported EasyCluster."""
+    _enable_if_used(session.config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin, if the test before has imported EasyCluster."""
+    _enable_if_used(item.config)
+
+
+def _enable_if_used(config: pytest.Config) -> None:
+    if find_lab(config) is not None or "easycluster.client.client" in sys.modules:
+        enable(config)
+
+
+def enable(config: pytest.Config) -> None:
+    """Tell this process's far sides what this run wishes of them."""
+    if config.stash.get(ENABLED, False):
+        return
+    config.stash[ENABLED] = True
+    from easycluster.client.debugger import open_debuggers
+    from easycluster.client.logs import bring_logs
+    from easycluster.client.wishes import wish
+    from easycluster.definitions import rewrite_with
+    from easycluster.far.asserts import set_explainer
+    from pytest_easycluster.asserts import explain, longest_repr, make_rewriting
+    from pytest_easycluster.debugging import FarDebugging, PytestConsole
+
+    if config.getoption("assertmode", "plain") == "rewrite":
+        rewrite_with(make_rewriting())
+        set_explainer(explain(config))
+        config.add_cleanup(partial(rewrite_with, None))
+        config.add_cleanup(partial(set_explainer, None))
+        wish("longest_repr", longest_repr(config))
+    if config.getoption("showlocals", False):
+        wish("locals", LONG if config.get_verbosity() >= 2 else SHORT)
+    if config.pluginmanager.hasplugin("logging-plugin"):
+        bring_logs()
+    console = PytestConsole(config)
+    debugging = FarDebugging(console)
+    config.pluginmanager.register(debugging, "easycluster-debugging")
+    if config.getoption("usepdb", False):
+        debugging.take_over(config)
+    open_debuggers(console, keep_failures=bool(config.getoption("usepdb", False)))

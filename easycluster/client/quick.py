@@ -123,6 +123,7 @@ def make_call(
             else:
                 answer = b""
                 pending = session.expect(request, operation)
+                pending.started = began
         except BaseException as exc:
             if request:
                 exc.easycluster_request = request  # type: ignore[attr-defined]  # it was sent, perhaps

@@ -32,7 +32,8 @@ def chosen(item: pytest.Item) -> dict[str, list[str]]:
     """The hosts that a test has, by fixture, in the order of its fixtures."""
     found: dict[str, list[str]] = {}
     for node in item.listchain():
-        found |= node.stash.get(_CHOSEN, {})
+        here: dict[str, list[str]] = node.stash.get(_CHOSEN, {})
+        found.update(here)
     return {name: found[name] for name in getattr(item, "fixturenames", ()) if name in found}
 
 

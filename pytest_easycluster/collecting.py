@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_easycluster.access import NEEDS_LAB, find_lab
+from pytest_easycluster.access import NEEDS_LAB, find_lab, why_a_lab_must_be_there
 from pytest_easycluster.markers import Fault, close_to, read_marks, wishes_of
 from pytest_easycluster.requests import NoHosts, fitting_hosts
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from easycluster.lab import Lab
+    from _pytest.mark.structures import ParameterSet
+
+    from easycluster.lab import Lab, Place
     from pytest_easycluster.markers import Wishes
 
 OUR_FIXTURES = ("ec", "ec_host", "ec_inventory", "remote_hosts", "gpu_node", "san_target")
@@ -39,14 +41,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if wishes.each is None or wishes.faults:
         values = [pytest.param(FaultyEach(), id="faulty")]
     elif lab is None:
-        mark = () if metafunc.config.getini("ec_require_inventory") else pytest.mark.skip(reason=NEEDS_LAB)
+        mark = () if why_a_lab_must_be_there(metafunc.config) else pytest.mark.skip(reason=NEEDS_LAB)
         values = [pytest.param(None, id="no-lab", marks=mark)]
     else:
         values = _values(metafunc, wishes, lab)
     metafunc.parametrize("ec_host", values, indirect=True)
 
 
-def _values(metafunc: pytest.Metafunc, wishes: Wishes, lab: Lab) -> list[object]:
+def _values(metafunc: pytest.Metafunc, wishes: Wishes, lab: Lab) -> list[ParameterSet]:
     from easycluster.lab import LabRequestError, NoHostFits
 
     assert wishes.each is not None
@@ -136,40 +138,30 @@ def _unfit(item: pytest.Item, wishes: Wishes, marks: list[pytest.Mark]) -> Itera
 
 
 def _unlike_the_lab(lab: Lab, wishes: Wishes) -> Iterator[Fault]:
-    from easycluster.lab import LabRequestError, check_need
+    """What names something that the lab does not have, or is no condition, number or name."""
+    from easycluster.lab import LabRequestError, check_need, make_need
 
     for wanted in [*wishes.hosts, *([wishes.each] if wishes.each else [])]:
-        at: int | str = wanted.at
-        try:
-            for name in ("count", "distinct", "where"):
-                if name in wanted.options:
-                    at = name
-                    make_only(wanted.role, **{name: wanted.options[name]})
-            at = wanted.at
-            need = wanted.need()
-            check_need(lab.inventory, make_only(wanted.role))
-            at = "where" if need.where is not None else "distinct"
-            check_need(lab.inventory, make_only(wanted.role, where=need.where))
-            at = "distinct"
-            check_need(lab.inventory, need)
-        except LabRequestError as exc:
-            yield Fault(wanted.mark, f"{wanted.mark.name}: {exc}{_option_for(wanted.at, at)}", at)
+        name = wanted.mark.name
         label = wanted.options.get("label", "")
         if label in lab.inventory.hosts:
-            text = f"{wanted.mark.name}: {label!r} is the name of a host of lab {lab.inventory.name!r}"
-            yield Fault(wanted.mark, f"{text}; call it something else", f"{label}=")
+            text = f"{name}: {label!r} is the name of a host of lab {lab.inventory.name!r}; call it something else"
+            yield Fault(wanted.mark, text, f"{label}=")
+        # One after the other, so that all of them are known.
+        parts: list[tuple[int | str, dict[str, object]]] = [(wanted.at, {})]
+        parts += [(key, {key: wanted.options[key]}) for key in ("count", "where", "distinct") if key in wanted.options]
+        for at, options in parts:
+            try:
+                check_need(lab.inventory, make_need(wanted.role, **options))  # type: ignore[arg-type]  # it checks them
+            except LabRequestError as exc:
+                yield Fault(wanted.mark, f"{name}: {exc}{_option_for(label) if at == wanted.at else ''}", at)
+                if at == wanted.at:
+                    break  # without its role nothing else can be looked at
 
 
-def make_only(role: str, **options: object) -> object:
-    """A need of which only some is looked at."""
-    from easycluster.lab import make_need
-
-    return make_need(role, **options)
-
-
-def _option_for(label: int | str, at: int | str) -> str:
+def _option_for(label: str) -> str:
     """A hint if the name of a host looks like an option: ``ec_hosts(wher="gpus > 1")``."""
-    hint = close_to(label, ("count", "where", "distinct"), 0.75) if isinstance(label, str) and label == at else ""
+    hint = close_to(label, ("count", "where", "distinct"), 0.75)
     return f"; or {hint}" if hint else ""
 
 
@@ -183,7 +175,7 @@ def rendered(config: pytest.Config, faulty: list[tuple[pytest.Item, Fault]]) -> 
     from pytest_easycluster.places import Sources
 
     sources = Sources(str(config.rootpath))
-    problems = {}
+    problems: dict[tuple[Place, str], Problem] = {}
     for item, fault in faulty:
         argument = fault.at if fault.mark is None and isinstance(fault.at, str) else ""
         place = sources.place(item, fault, argument)

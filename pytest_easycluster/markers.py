@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -226,5 +225,7 @@ _READERS: dict[str, Callable[[_Reading], None]] = {
 
 def close_to(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """``did you mean 'count'?``, or ``""`` when nothing is close."""
+    import difflib  # when something is wrong only
+
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"did you mean {close[0]!r}?" if close else ""

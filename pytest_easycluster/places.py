@@ -109,7 +109,7 @@ def _marker(scope: ast.AST, mark: pytest.Mark) -> ast.expr | None:
     """The expression that made a marker: the one with its arguments, else the first of its name."""
     found = [one for expression in _expressions(scope) for one in _uses(expression, mark.name)]
     alike = [one for one in found if _literals(one) == (mark.args, dict(mark.kwargs))]
-    return (alike or found or [None])[0]
+    return next(iter([*alike, *found]), None)
 
 
 def _expressions(scope: ast.AST) -> Iterator[ast.expr]:

@@ -56,7 +56,7 @@ def narrow(config: pytest.Config, inventory: Inventory) -> Inventory:
     try:
         return narrowed(inventory, limit.value, exclude.value, (limit.source, exclude.source))
     except PatternError as exc:
-        source = exclude.source if exc.pattern == exclude.value != limit.value else limit.source
+        source = (limit if exc.is_limit else exclude).source
         caret = f"\n  {exc.pattern}\n  {' ' * exc.position}^" if exc.position else ""
         raise pytest.UsageError(f"{source} {exc.pattern!r}: {exc}{caret}") from None
 
@@ -66,19 +66,9 @@ def header(inventory: Inventory) -> str:
     reasons = dict.fromkeys(host.left_out for host in inventory.hosts.values() if host.left_out)
     if not reasons:
         return ""
-    left = [name for name, host in inventory.hosts.items() if not host.left_out]
-    return (
-        f"lab: {len(left)} of {len(inventory.hosts)} hosts are used ({'; '.join(f'others: {one}' for one in reasons)})"
-    )
-
-
-def is_missing_skipped(config: pytest.Config) -> bool:
-    """Whether a test without fitting hosts is skipped, in a run with a lab.
-
-    Raises:
-        pytest.UsageError: If the environment or the ini file says neither ``skip`` nor ``error``.
-    """
-    return missing(config) == "skip"
+    enabled = [host for host in inventory.hosts.values() if host.enabled]
+    left = [host for host in enabled if not host.left_out]
+    return f"lab: {len(left)} of {len(enabled)} hosts are used (others: {'; '.join(reasons)})"
 
 
 def missing(config: pytest.Config) -> str:

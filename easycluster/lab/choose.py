@@ -10,6 +10,7 @@ from easycluster.errors import EasyClusterError
 from easycluster.lab.positions import did_you_mean
 from easycluster.lab.ranges import collapse
 from easycluster.lab.search import Slot, TooManySteps, assign
+from easycluster.lab.shapes import described
 from easycluster.lab.where import UnlikeTypes, Where, WhereError, lookup, short
 
 if TYPE_CHECKING:
@@ -117,8 +118,7 @@ def check_need(inventory: Inventory, need: Need) -> None:
             condition compares what a host has with something of another kind.
     """
     if need.role not in inventory.roles:
-        roles = {name: role.place for name, role in inventory.roles.items()}
-        hint = did_you_mean(need.role, roles) or f"its roles: {' '.join(roles) or 'none'}"
+        hint = did_you_mean(need.role, list(inventory.roles)) or f"its roles: {' '.join(inventory.roles) or 'none'}"
         raise LabRequestError(f"lab {inventory.name!r} has no role {need.role!r}; {hint}")
     if not inventory.roles[need.role].probe:  # else the hosts themselves may know more names
         for name in _unknown_names(inventory, need):
@@ -131,7 +131,8 @@ def check_need(inventory: Inventory, need: Need) -> None:
                 try:
                     need.where.evaluate(host.values())
                 except UnlikeTypes as exc:
-                    raise LabRequestError(f"host {host.name!r}: {exc} in the condition {str(need.where)!r}") from None
+                    text = f"host {host.name!r}: {exc.name!r} is {described(exc.value)}, compared with a {exc.wanted}"
+                    raise LabRequestError(f"{text} in the condition {str(need.where)!r}") from None
 
 
 def _unknown_names(inventory: Inventory, need: Need) -> list[str]:

@@ -29,15 +29,17 @@ class PatternError(EasyClusterError, ValueError):
     Attributes:
         pattern: The whole of it.
         position: Index of the term at fault, from 0.
+        is_limit: Whether it says which hosts to use, and not which to leave out.
     """
 
-    def __init__(self, problem: str, pattern: str = "", position: int = 0) -> None:
+    def __init__(self, problem: str, pattern: str = "", position: int = 0, is_limit: bool = True) -> None:
         super().__init__(problem)
         self.pattern = pattern
         self.position = position
+        self.is_limit = is_limit
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.args[0], self.pattern, self.position)
+        return type(self), (self.args[0], self.pattern, self.position, self.is_limit)
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,14 @@ def narrowed(inventory: Inventory, limit: str = "", exclude: str = "", words: tu
     """
     limit_word, exclude_word = words[0] or "the limit", words[1] or "the exclusion"
     pool = matching(inventory, limit) if limit else list(inventory.hosts)
-    gone = set(matching(inventory, exclude)) if exclude else set()
+    try:
+        gone = set(matching(inventory, exclude)) if exclude else set()
+    except PatternError as exc:
+        raise PatternError(str(exc), exclude, exc.position, is_limit=False) from None
     if limit and not pool:
         raise PatternError("leaves no host", limit)
     if exclude and gone.issuperset(pool):
-        raise PatternError("leaves no host", exclude)
+        raise PatternError("leaves no host", exclude, is_limit=False)
     hosts = {}
     for name in [*pool, *(name for name in inventory.hosts if name not in pool)]:
         why = f"not in {limit_word} {limit}" if name not in pool else ""

@@ -173,7 +173,7 @@ def span(seconds: float) -> str:
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+    return f"{round(seconds, 1):g} s"
 
 
 def _text(value: object) -> str:

@@ -12,8 +12,26 @@ Needs root, iproute2 and openssh-server; no image, no daemon, no network.
 
 from __future__ import annotations
 
-from easycluster.labbox.box import BoxHost, LabBox, Link
-from easycluster.labbox.errors import LabBoxError
-from easycluster.labbox.needs import missing
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from easycluster.labbox.box import LabBox
+    from easycluster.labbox.errors import LabBoxError
+    from easycluster.labbox.hosts import BoxHost, Link
+    from easycluster.labbox.needs import missing
 
 __all__ = ["BoxHost", "LabBox", "LabBoxError", "Link", "missing"]
+
+# The supervisor and all first processes of hosts are copies of one process: it should not have what they do not use.
+_LAZY: Final = {"BoxHost": "hosts", "LabBox": "box", "LabBoxError": "errors", "Link": "hosts", "missing": "needs"}
+
+
+def __getattr__(name: str) -> Any:
+    home = _LAZY.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

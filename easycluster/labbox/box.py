@@ -6,28 +6,23 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
+from easycluster.lab.ranges import RangeError, expand
 from easycluster.labbox.control import ask
 from easycluster.labbox.errors import LabBoxError
-from easycluster.labbox.layout import Folder, Plan
-from easycluster.labbox.network import MAX_HOSTS
+from easycluster.labbox.hosts import START_TIMEOUT, BoxHost, hosts_of
+from easycluster.labbox.layout import Folder, Plan, temporary_folder
 from easycluster.labbox.needs import missing
-from easycluster.labbox.waiting import answers_ssh, wait_until
-from easycluster.lab.ranges import RangeError, expand
+from easycluster.labbox.network import MAX_HOSTS
+from easycluster.labbox.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
-__all__ = ["BoxHost", "LabBox", "Link"]
-
-# A machine that is busy with other things may take this long; an idle one takes a tenth of a second.
-START_TIMEOUT: Final = 60.0
-PREFIX: Final = "labbox-"
+__all__ = ["LabBox"]
 
 
 class LabBox:
@@ -87,7 +82,10 @@ class LabBox:
 
     def __getitem__(self, name: str) -> BoxHost:
         """The host of that name."""
-        return self.hosts[name]
+        try:
+            return self.hosts[name]
+        except KeyError:
+            raise LabBoxError(f"the box has no host {name!r}; it has {', '.join(self.hosts)}") from None
 
     def __iter__(self) -> Iterator[BoxHost]:
         """All hosts, in the order they were named in."""
@@ -113,30 +111,30 @@ class LabBox:
         lacking = missing()
         if lacking:
             raise LabBoxError(lacking)
-        self._folder = Folder(self._wanted or tempfile.mkdtemp(prefix=PREFIX))
+        self._folder = temporary_folder() if self._wanted is None else Folder(self._wanted)
         self._folder.check()
-        self._folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(self._folder.path.iterdir()):
-            raise LabBoxError(f"{self._folder.path} is not empty; choose a folder of its own for the box")
+        taken = self._folder.lock()
         plan = Plan(
             hosts=tuple(self._names),
             share=tuple(_shared(self._share)),
             owner=0 if detached else os.getpid(),
-            temporary=self._wanted is None,
             **self._options,  # type: ignore[arg-type]  # each has its type above
         )
-        self._folder.write_plan(plan)
         try:
-            self._launch(self._folder)
-            self.hosts = _hosts(self._folder)
+            self._folder.write_plan(plan)
+            try:
+                self._launch(self._folder, taken)
+            finally:
+                os.close(taken)
+            self.hosts = hosts_of(self._folder)
             for host in self:
                 host.wait_for_ssh()
         except BaseException:
             self.close()
+            self._folder.remove()
             raise
 
-    def _launch(self, folder: Folder) -> None:
-        # -P would keep a folder of the same name from being imported, but is newer than our oldest Python.
+    def _launch(self, folder: Folder, taken: int) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "easycluster.labbox.supervisor", str(folder.path)],
             stdin=subprocess.DEVNULL,
@@ -144,6 +142,7 @@ class LabBox:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            pass_fds=[taken],
             env={**os.environ, "PYTHONPATH": _import_path()},
         )
         assert self._process.stdout is not None
@@ -172,6 +171,12 @@ class LabBox:
             process.kill()
             process.wait()
 
+    def end(self) -> None:
+        """End the box whoever started it, and wait until nothing is left of it."""
+        files = self._files()
+        ask(files, "stop")
+        wait_until(lambda: not (files.path / "box.json").exists(), "the end of the box", START_TIMEOUT)
+
     def _files(self) -> Folder:
         if self._folder is None:
             raise LabBoxError("the box has not been started; use it in a with statement")
@@ -186,167 +191,8 @@ class LabBox:
             raise LabBoxError(f"{files.path} has no box; make one with: easycluster labbox up --dir {files.path}")
         box = cls(plan.hosts, folder=folder)
         box._folder = files
-        box.hosts = _hosts(files)
+        box.hosts = hosts_of(files)
         return box
-
-
-class BoxHost:
-    """One host of a box.
-
-    Attributes:
-        name: Its host name.
-        address: Its IPv4 address.
-        link: Its cable.
-    """
-
-    def __init__(self, folder: Folder, name: str, address: str) -> None:
-        self.name = name
-        self.address = address
-        self.link = Link(folder, name)
-        self._folder = folder
-
-    def __repr__(self) -> str:
-        return f"<BoxHost {self.name} {self.address}>"
-
-    @property
-    def boot_id(self) -> str:
-        """As in its /proc/sys/kernel/random/boot_id; another one after each boot."""
-        return str(self._status()["boot_id"])
-
-    @property
-    def boots(self) -> int:
-        """How often it was started."""
-        return int(self._status()["boots"])
-
-    @property
-    def power(self) -> str:
-        """``on`` or ``off``; a host in the middle of a reboot is on."""
-        return "off" if self._status()["state"] == "off" else "on"
-
-    @property
-    def console(self) -> str:
-        """What its system and sshd have said, of all boots."""
-        path = self._folder.console(self.name)
-        return path.read_text(errors="replace") if path.exists() else ""
-
-    def _status(self) -> dict[str, Any]:
-        status: dict[str, Any] = ask(self._folder, "status")[self.name]
-        return status
-
-    def _ask(self, do: str, **arguments: object) -> Any:
-        return ask(self._folder, do, host=self.name, **arguments)
-
-    def reboot(self, wait: bool = True) -> None:
-        """Shut its system down and start it again, as ``reboot`` on it does.
-
-        Args:
-            wait: Return only when the new system answers ssh.
-        """
-        before = self.boots
-        self._ask("reboot")
-        if wait:
-            wait_until(lambda: self.boots > before, f"{self.name} to boot", START_TIMEOUT)
-            self.wait_for_ssh()
-
-    def power_off(self) -> None:
-        """Shut its system down; processes may end in order, and their connections with them."""
-        self._ask("soft")
-        wait_until(lambda: self.power == "off", f"{self.name} to shut down", START_TIMEOUT)
-
-    def power_on(self, wait: bool = True) -> None:
-        """Start its system if it is off.
-
-        Args:
-            wait: Return only when it answers ssh.
-        """
-        self._ask("on")
-        if wait:
-            self.wait_for_ssh()
-
-    def kill(self) -> None:
-        """Pull the plug: everything stops at once and nobody is told; what it did not write is lost."""
-        self._ask("cut")
-        wait_until(lambda: self.power == "off", f"the end of {self.name}", START_TIMEOUT)
-
-    def reset(self, wait: bool = True) -> None:
-        """Pull the plug and put it in again.
-
-        Args:
-            wait: Return only when the new system answers ssh.
-        """
-        before = self.boots
-        self._ask("cut", again=True)
-        if wait:
-            wait_until(lambda: self.boots > before, f"{self.name} to boot", START_TIMEOUT)
-            self.wait_for_ssh()
-
-    def freeze(self) -> None:
-        """Stop all its processes; its kernel goes on answering pings and acknowledging what is sent."""
-        self._ask("freeze")
-
-    def thaw(self) -> None:
-        """Let them go on."""
-        self._ask("thaw")
-
-    def set_boot_seconds(self, seconds: float) -> None:
-        """How long it is away at the reboots that come.
-
-        Args:
-            seconds: Time from the end of the old system to the start of the new one.
-        """
-        self._ask("boot_seconds", seconds=seconds)
-
-    def wait_for_ssh(self, timeout: float = START_TIMEOUT) -> None:
-        """Return when its sshd answers.
-
-        Raises:
-            LabBoxError: If it does not, with the last words of its console.
-        """
-        try:
-            wait_until(self._answers, f"{self.name} to answer ssh", timeout)
-        except LabBoxError as exc:
-            said = self.console.strip().rpartition("\n")[2]
-            raise LabBoxError(f"{exc}; its console ends with {said!r}") from None
-
-    def _answers(self) -> bool:
-        if answers_ssh(self.address):
-            return True
-        if self._status()["state"] == "off":
-            raise LabBoxError(f"{self.name} is off")
-        return False
-
-    def run(self, *command: str, timeout: float = 60.0) -> str:
-        """Run a command over ssh and return its standard output.
-
-        Raises:
-            subprocess.CalledProcessError: If it fails; ``stderr`` says why.
-        """
-        words = ["ssh", "-F", str(self._folder.ssh_config), self.name, "--", *command]
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=timeout
-        )
-        return done.stdout
-
-
-class Link:
-    """The cable of a host."""
-
-    def __init__(self, folder: Folder, name: str) -> None:
-        self._folder = folder
-        self._name = name
-
-    def down(self) -> None:
-        """Pull it: packets vanish in both directions, and nobody is told."""
-        ask(self._folder, "plug", host=self._name, plugged=False)
-
-    def up(self) -> None:
-        """Plug it in."""
-        ask(self._folder, "plug", host=self._name, plugged=True)
-
-
-def _hosts(folder: Folder) -> dict[str, BoxHost]:
-    found = ask(folder, "status")
-    return {name: BoxHost(folder, name, status["address"]) for name, status in found.items()}
 
 
 def _expand(hosts: Iterable[str]) -> list[str]:

@@ -48,12 +48,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def unshare(flags: int) -> None:
-    """Leave the parent's namespaces, see unshare(2); new pids and a new time are for children only."""
+    """Leave the parent's namespaces; new pids and a new time are for children only."""
     _check(_libc.unshare(flags), "unshare")
 
 
 def mount(source: str, target: str | Path, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """Mount, see mount(2).
+    """Put a filesystem in a place.
 
     Raises:
         OSError: If the kernel refuses, with the target's name.
@@ -77,7 +77,7 @@ def detach(target: str | Path) -> None:
 
 
 def reboot(command: int) -> None:
-    """End this pid namespace; its parent learns from the signal how, see reboot(2)."""
+    """End this pid namespace; its parent learns how from the signal that its first process ended by."""
     _libc.reboot(command)
 
 
@@ -115,7 +115,7 @@ def inside_network(fd: int) -> Iterator[None]:
 
 
 def enter(fd: int) -> None:
-    """Enter a namespace, see setns(2)."""
+    """Enter a namespace."""
     _check(_libc.setns(fd, 0), "setns")
 
 

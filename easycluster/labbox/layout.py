@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
+import tempfile
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +24,14 @@ if TYPE_CHECKING:
 
     from easycluster.labbox.network import Range
 
-__all__ = ["Folder", "Plan"]
+__all__ = ["Folder", "Plan", "temporary_folder"]
 
 # sockaddr_un holds 108 bytes.
 _MAX_SOCKET_PATH: Final = 107
+
+PREFIX: Final = "easycluster-labbox-"
+
+POWER: Final = {"start": "on", "off": "off", "cycle": "cycle", "status": "status"}
 
 SSHD_CONFIG: Final = """\
 ListenAddress {address}
@@ -67,7 +76,6 @@ class Plan:
         boot_seconds: How long a host is away at a reboot before its system starts.
         share: Folders of this machine that hosts see, to read, although they are in a home or in /tmp.
         owner: The process whose end is the end of the box, or 0.
-        temporary: Whether the folder goes with the box.
     """
 
     hosts: tuple[str, ...]
@@ -77,7 +85,6 @@ class Plan:
     boot_seconds: float
     share: tuple[str, ...]
     owner: int
-    temporary: bool
 
 
 class Folder:
@@ -153,14 +160,72 @@ class Folder:
         roles = dict.fromkeys(role_of(name) for name in plan.hosts)
         lines = ["version: 1", "roles:", *(f"  {role}: {{}}" for role in roles)]
         lines += ["defaults:", f"  connect: {{ssh_config: {json.dumps(str(self.ssh_config))}}}", f"  user: {plan.user}"]
-        lines += ["hosts:"]
+        command = shlex.join([sys.executable, "-m", "easycluster", "labbox"])
+        where = f"--dir {shlex.quote(str(self.path))}"
+        lines.append("  power:")
+        lines += [
+            f"    {key}: {json.dumps(f'{command} power ${{host}} {word} {where}')}" for key, word in POWER.items()
+        ]
+        lines.append(f"  console: {json.dumps(f'{command} console ${{host}} {where}')}")
+        lines.append("hosts:")
         for number, name in enumerate(plan.hosts):
             lines.append(f"  {name}: {{role: {role_of(name)}, address: {box.address(number)}}}")
         return "\n".join(lines) + "\n"
 
+    def lock(self) -> int:
+        """Take the folder for a box; it is taken until the last process that has what is returned is gone.
+
+        Raises:
+            LabBoxError: If a box has it, or something that is not ours lies there.
+        """
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Left by a box whose last process was killed.
+            if (self.path / "box.json").exists():
+                self.clear()
+            strangers = sorted(path.name for path in self.path.iterdir())
+        except BlockingIOError:
+            os.close(fd)
+            raise LabBoxError(
+                f"a box is running in {self.path}; end it with: easycluster labbox down --dir {self.path}"
+            ) from None
+        if strangers:
+            os.close(fd)
+            raise LabBoxError(f"{self.path} has {strangers[0]!r}, which is not a box's; choose a folder of its own")
+        return fd
+
+    def clear(self) -> None:
+        """Remove what a box has put into its folder, and the folder if nothing else is there."""
+        known = {"control", "lab.yaml", "ssh_config", "box.log", "hosts", "known_hosts", "user_key", "user_key.pub"}
+        for path in list(self.path.iterdir()) if self.path.is_dir() else []:
+            if path.name in known or path.suffix == ".console":
+                path.unlink(missing_ok=True)
+            elif path.name in ("machines", "disks"):
+                shutil.rmtree(path, ignore_errors=True)
+        # Last, because it says whose the others are.
+        (self.path / "box.json").unlink(missing_ok=True)
+
     def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Clear the folder and remove it, unless it has something of others."""
+        self.clear()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+
+def temporary_folder() -> Folder:
+    """A new folder for a box that goes with its owner; what killed boxes have left is cleared away."""
+    # A socket's path is short, and TMPDIR may be long.
+    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < _MAX_SOCKET_PATH // 2 else "/tmp"
+    for path in Path(parent).glob(PREFIX + "*"):
+        with contextlib.suppress(OSError, LabBoxError):
+            if (path / "box.json").exists() and path.stat().st_uid == os.geteuid():
+                old = Folder(path)
+                fd = old.lock()
+                old.remove()
+                os.close(fd)
+    return Folder(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
 
 
 def role_of(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,11 +10,16 @@ import sys
 import time
 import traceback
 import uuid
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 from easycluster.labbox import kernel, network, system
+from easycluster.labbox.errors import LabBoxError
+from easycluster.labbox.relay import Quality
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from easycluster.labbox.layout import Folder, Plan
     from easycluster.labbox.network import Range
 
@@ -50,13 +56,11 @@ class Machine:
         self.keeper = 0
         self._init = 0
         self._frozen = False
-        self._cable = True
+        self._plugged = True
+        self._quality = Quality()
+        # The process that carries packets while the cable is a bad one.
+        self._relay = 0
         system.prepare_disk(plan, folder, self.name)
-
-    @property
-    def port(self) -> str:
-        """Of the switch."""
-        return f"port{self._number}"
 
     def status(self) -> dict[str, object]:
         """What can be said of it now."""
@@ -65,7 +69,8 @@ class Machine:
             "state": "starting" if self.start_at is not None else self.state,
             "boots": self.boots,
             "boot_id": self.boot_id,
-            "link": "up" if self._cable else "down",
+            "link": "up" if self._plugged else "down",
+            "quality": asdict(self._quality),
             "frozen": self._frozen,
             "address": self._box.address(self._number),
         }
@@ -91,7 +96,7 @@ class Machine:
         self._again = again
         if self.state != "off":
             # The port first: the kernel says goodbye for sockets of killed processes.
-            network.ip([f"link del {self.port}"], check=False)
+            self._unplug()
             self.state = "ending"
             _tell(self._init, signal.SIGKILL)
         elif again:
@@ -124,9 +129,9 @@ class Machine:
             theirs.close()
             self._init = int(ours.recv(32) or b"0")
             if self._init:
-                network.connect(self._box, self._number, self.port, self.keeper)
-                if not self._cable:
-                    network.ip([f"link set {self.port} down"])
+                network.connect(self._box, self._number, self.keeper)
+                self.state = "on"
+                self._plug_in()
                 ours.sendall(b"go")
         self.boots += 1
         self.state = "on"
@@ -137,7 +142,7 @@ class Machine:
 
     def ended(self, status: int) -> None:
         """Note that the keeper ended, with this wait status."""
-        network.ip([f"link del {self.port}"], check=False)
+        self._unplug()
         how = os.waitstatus_to_exitcode(status)
         # What reboot(2) said, if the system decided by itself; a machine that crashed stays as it is.
         self._again = how == signal.SIGHUP or (self._again and how != signal.SIGINT)
@@ -153,6 +158,16 @@ class Machine:
         os.dup2(console, 2)
 
     # Processes -----------------------------------------------------------------------------------
+
+    def pidfd(self) -> int:
+        """Of the first process, for whoever wants to enter the host.
+
+        Raises:
+            LabBoxError: If it is off.
+        """
+        if not self._init:
+            raise LabBoxError("it is off")
+        return os.pidfd_open(self._init)
 
     def freeze(self) -> None:
         """Stop every process; the kernel goes on answering pings and taking connections."""
@@ -185,9 +200,58 @@ class Machine:
 
     def plug(self, plugged: bool) -> None:
         """Pull the cable or plug it in."""
-        self._cable = plugged
-        if self.state != "off":
-            network.ip([f"link set {self.port} {'up' if plugged else 'down'}"], check=False)
+        self._plugged = plugged
+        if self.state in ("on", "ending"):
+            network.ip([f"link set {network.port(self._number)} {'up' if plugged else 'down'}"], check=False)
+
+    def shape(self, **quality: float) -> None:
+        """Make the cable another one; it stays so over a reboot."""
+        self._quality = Quality(**quality)
+        if self.state in ("on", "ending"):
+            self._plug_in()
+
+    def _plug_in(self) -> None:
+        self._stop_relay()
+        carry = network.plug_in(self._number, self._quality)
+        if carry is not None:
+            self._relay = os.fork()
+            if self._relay == 0:
+                _carry(self, carry)
+        self.plug(self._plugged)
+
+    def _stop_relay(self) -> None:
+        if self._relay:
+            os.kill(self._relay, signal.SIGKILL)
+            os.waitpid(self._relay, 0)
+            self._relay = 0
+
+    def _unplug(self) -> None:
+        network.ip([f"link del {network.port(self._number)}"], check=False)
+        self._stop_relay()
+
+
+def _carry(machine: Machine, carry: Callable[[], None]) -> NoReturn:
+    try:
+        machine.redirect_console()
+        _forget_supervisor()
+        carry()
+    except BaseException:  # noqa: BLE001  # as for a keeper
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(1)
+
+
+def _forget_supervisor(*keep: int) -> None:
+    """Let go of what a forked copy of the supervisor has of it."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    begin = 3
+    for fd in sorted(keep):
+        os.closerange(begin, fd)
+        begin = fd + 1
+    os.closerange(begin, 1 << 16)
 
 
 def _keep(machine: Machine, channel: socket.socket) -> NoReturn:
@@ -195,11 +259,7 @@ def _keep(machine: Machine, channel: socket.socket) -> NoReturn:
     status = _BROKEN
     try:
         machine.redirect_console()
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        os.closerange(3, channel.fileno())
-        os.closerange(channel.fileno() + 1, 1 << 16)
+        _forget_supervisor(channel.fileno())
         os.setsid()
         kernel.set_name(f"{machine.name}"[:15])
         kernel.unshare(
@@ -227,10 +287,8 @@ def _keep(machine: Machine, channel: socket.socket) -> NoReturn:
 
 def _tell(pid: int, what: signal.Signals) -> None:
     if pid:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, what)
-        except ProcessLookupError:
-            pass
 
 
 def _namespace(pid: int) -> str:

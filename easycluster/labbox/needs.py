@@ -11,6 +11,7 @@ __all__ = ["missing"]
 
 _PACKAGES: Final = {
     "ip": "iproute2",
+    "nsenter": "util-linux",
     "sshd": "openssh-server",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 from easycluster.labbox.errors import LabBoxError
 from easycluster.labbox.kernel import inside_network
+from easycluster.labbox.relay import Quality, relay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 SWITCH: Final = "switch"
 # Addresses below are ours; hosts count from here.
@@ -105,15 +106,33 @@ def lay(outside: int, wanted: str, count: int) -> Range:
     raise LabBoxError("other boxes take every free range of addresses; name one: network='10.9.8.0/24'")
 
 
-def connect(box: Range, number: int, port: str, pid: int) -> None:
-    """Lay a cable from the switch's port to the namespace of a process."""
+def connect(box: Range, number: int, pid: int) -> None:
+    """Lay a cable to the namespace of a process; it is not plugged in here."""
+    ip([f"link add {port(number)} type veth peer name eth0 address {box.hardware(number)} netns {pid}"])
+
+
+def plug_in(number: int, quality: Quality) -> Callable[[], None] | None:
+    """Let a cable end at the switch, and return what is to run in a process of its own to carry its packets."""
+    middle, end = f"middle{number}", f"end{number}"
+    ip([f"link del {end}"], check=False)
+    if quality.perfect:
+        ip([f"link set {port(number)} master {SWITCH}"])
+        return None
     ip(
         [
-            f"link add {port} type veth peer name eth0 address {box.hardware(number)} netns {pid}",
-            f"link set {port} master {SWITCH}",
-            f"link set {port} up",
+            f"link set {port(number)} nomaster",
+            f"link add {end} type veth peer name {middle}",
+            f"link set {end} master {SWITCH}",
+            f"link set {end} up",
+            f"link set {middle} up",
         ]
     )
+    return lambda: relay((port(number), middle), quality)
+
+
+def port(number: int) -> str:
+    """The near end of a host's cable."""
+    return f"port{number}"
 
 
 def configure(box: Range, number: int, count: int) -> None:
@@ -129,7 +148,7 @@ def configure(box: Range, number: int, count: int) -> None:
 
 
 def ip(lines: Sequence[str], check: bool = True, fds: Sequence[int] = ()) -> str:
-    """Run ip(8) on several lines at once and return its complaint, ``""`` if there is none."""
+    """Let iproute2 do several things at once and return its complaint, ``""`` if there is none."""
     done = subprocess.run(
         ["ip", "-batch", "-"], input="\n".join(lines) + "\n", text=True, capture_output=True, check=False, pass_fds=fds
     )

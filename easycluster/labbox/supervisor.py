@@ -8,9 +8,9 @@ end with the owner, whom they watch through a pidfd: that needs no word from som
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import select
 import selectors
 import signal
 import socket
@@ -26,8 +26,6 @@ from easycluster.labbox.machine import Machine
 
 if TYPE_CHECKING:
     from easycluster.labbox.layout import Plan
-
-READY: Final = "ready"
 
 
 def main() -> int:
@@ -51,16 +49,14 @@ def main() -> int:
         signal.signal(number, lambda *_: os.kill(inner, signal.SIGTERM))
     with os.fdopen(reader) as said:
         first = said.readline()
-        print(first, end="", flush=True)
+        sys.stdout.write(first)
+        sys.stdout.flush()
         _silence(folder)
     os.waitpid(inner, 0)
     device = json.loads(first or "{}").get("device", "")
     if device:
         network.ip([f"link del {device}"], check=False)
-    if plan.temporary:
-        folder.remove()
-    else:
-        folder.control.unlink(missing_ok=True)
+    folder.remove()
     return 0
 
 
@@ -157,8 +153,8 @@ class Supervisor:
             wait = max(0.0, min(starts) - time.monotonic()) if starts else None
             for key, _ in self._selector.select(wait):
                 key.data()
-        for machine in self._machines.values():
-            machine.cut()
+        # All at once, and first, so that nobody outside hears hosts die one after the other; the rest the kernel does.
+        network.ip(["link del uplink"], check=False)
 
     def _stop(self) -> None:
         self._ended = True
@@ -188,27 +184,32 @@ class Supervisor:
         connection, _ = control.accept()
         # Whoever connects is root and ours; the limit is for one that stops in the middle.
         connection.settimeout(5)
-        with connection, connection.makefile("rw") as lines:
+        fds: list[int] = []
+        with connection:
             try:
-                answer: dict[str, Any] = {"value": self._answer(json.loads(lines.readline()))}
+                request = json.loads(connection.makefile().readline())
+                answer: dict[str, Any] = {"value": self._answer(request, fds)}
             except Exception as exc:  # noqa: BLE001  # the box goes on; whoever asked is told
                 traceback.print_exc()
                 sys.stderr.flush()
                 answer = {"error": str(exc) or repr(exc)}
-            try:
-                lines.write(json.dumps(answer) + "\n")
-                lines.flush()
-            except OSError:
-                pass
+            with contextlib.suppress(OSError):
+                socket.send_fds(connection, [json.dumps(answer).encode() + b"\n"], fds)
+        for fd in fds:
+            os.close(fd)
 
-    def _answer(self, request: dict[str, Any]) -> object:
+    def _answer(self, request: dict[str, Any], fds: list[int]) -> object:
         self._bury()
         what = request.pop("do")
         if what == "status":
             return {name: machine.status() for name, machine in self._machines.items()}
         if what == "stop":
-            return self._stop()
+            self._stop()
+            return None
         machine = self._machines[request.pop("host")]
+        if what == "enter":
+            fds.append(machine.pidfd())
+            return None
         return getattr(machine, _REQUESTS[what])(**request)
 
 
@@ -221,6 +222,7 @@ _REQUESTS: Final = {
     "freeze": "freeze",
     "thaw": "thaw",
     "plug": "plug",
+    "shape": "shape",
     "boot_seconds": "set_boot_seconds",
 }
 

@@ -6,6 +6,7 @@ files are the host's own; /tmp, /run and /dev/shm are gone after a reboot, the r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,12 +14,13 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from easycluster.labbox import kernel, network
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from easycluster.labbox.layout import Folder, Plan
     from easycluster.labbox.network import Range
 
@@ -192,10 +194,8 @@ def _attend(sshd: int) -> None:
 
 
 def _tell(pid: int, what: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, what)
-    except ProcessLookupError:
-        pass
 
 
 def _bury() -> bool:

@@ -27,11 +27,10 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None
         time.sleep(0.01)
 
 
-def answers_ssh(address: str) -> bool:
+def answers_ssh(address: str, timeout: float) -> bool:
     """Whether a server greets whoever connects to port 22, as sshd does."""
     try:
-        # Short: while a host boots, its packets vanish, and the kernel sends the next one after a second only.
-        with socket.create_connection((address, 22), 0.2) as connection:
+        with socket.create_connection((address, 22), timeout) as connection:
             return connection.recv(4) == b"SSH-"
     except OSError:
         return False

@@ -184,7 +184,7 @@ class Judge:
         address = str(entry.target) if entry is not None else ""
         what, details = _describe(error)
         if after is not None:
-            what += _became(after)
+            what += _became(name, after)
         return HostFault(name, address, self._mask(what), self._mask(details))
 
     def _mask(self, text: str) -> str:
@@ -204,9 +204,7 @@ def _word(errors: Iterable[EasyClusterError], after: dict[str, Aftermath]) -> st
 def _describe(error: EasyClusterError) -> tuple[str, str]:
     """What happened, and what else there is to say."""
     if isinstance(error, ConnectError):
-        words = _AGE.sub("", error.message)
-        # The host's name stands before it, and perhaps its address.
-        return re.sub(rf"^{re.escape(error.host)}( \([^)]*\))?: ", "", words), error.details.strip()
+        return _without_host(_AGE.sub("", error.message), error.host), error.details.strip()
     what = str(getattr(error, "reason", error)).removesuffix("; reconnect() starts anew")
     if isinstance(error, WorkerDied) and error.signal == signal.SIGKILL:
         what += " (out of memory?)"
@@ -217,12 +215,17 @@ def _describe(error: EasyClusterError) -> tuple[str, str]:
     return what, "\n".join(f"last output: {line}" for line in last)
 
 
-def _became(after: Aftermath) -> str:
+def _without_host(words: str, host: str) -> str:
+    """The words without the host's name, and perhaps its address, before them."""
+    return re.sub(rf"^{re.escape(host)}( \([^)]*\))?: ", "", words)
+
+
+def _became(host: str, after: Aftermath) -> str:
     if after.rebooted:
         return "; came back with another boot id, which nobody had asked for"
     if after.answers:
         return "; answers again"
-    return f"; still gone: {after.trouble.splitlines()[0]}" if after.trouble else ""
+    return f"; still gone: {_without_host(after.trouble.splitlines()[0], host)}" if after.trouble else ""
 
 
 def _let_pass(report: pytest.TestReport, why: str) -> None:

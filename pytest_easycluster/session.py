@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from easycluster.lab import DEFAULT_FIXTURES, InventoryError, Lab, read_inventory
-from pytest_easycluster import leasing, pool
+from pytest_easycluster import leasing, pool, quarantine, secrets
 from pytest_easycluster.access import LAB
 from pytest_easycluster.again import Again
 from pytest_easycluster.fixtures import make_fixtures
@@ -46,6 +46,8 @@ def start(config: pytest.Config) -> None:
     config.pluginmanager.register(LabSession(lab), "easycluster-lab")
     register(config, lab)
     leasing.register(config, lab)
+    quarantine.register(config, lab)
+    secrets.register(config, lab)
     config.pluginmanager.register(Again(config, lab), "easycluster-again")
     if config.getoption("ec_plan"):
         from pytest_easycluster.plan import Plan

@@ -20,8 +20,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Print the hosts of a lab file, or every value of one host. Nothing is connected.",
         epilog="Several files are laid over each other, as with several --ec-inventory. Secrets are shown as ***.",
     )
-    parser.add_argument("words", metavar="[HOST] FILE", nargs="+", help="a host of the lab, and the lab file or files")
-    parser.add_argument("--origin", action="store_true", help="print file, line and column behind each value")
+    parser.add_argument("words", metavar="[HOST] FILE", nargs="*", help="a host of the lab, and the lab file or files")
+    # The files may follow the option, as in  show gpu01 --origin lab.yaml; argparse would not give them to `words`.
+    parser.add_argument("--origin", metavar="FILE", nargs="*", help="print file, line and column behind each value")
     parser.add_argument(
         "--set",
         dest="changes",
@@ -39,7 +40,12 @@ def run(opts: argparse.Namespace) -> int:
     from easycluster.lab.reader import read_inventory
     from easycluster.lab.show import show_host, show_lab
 
-    name, files = _split(opts.words)
+    words = [*opts.words, *(opts.origin or ())]
+    if not words:
+        sys.stderr.write("easycluster show: which lab file? write  easycluster show [HOST] FILE\n")
+        return 2
+    name, files = _split(words)
+    origin = opts.origin is not None
     try:
         inventory = read_inventory(files, changes=opts.changes)
     except InventoryError as exc:
@@ -50,8 +56,8 @@ def run(opts: argparse.Namespace) -> int:
         sys.stderr.write(f"lab {inventory.name!r} has no host {name!r}; {hint}\n")
         return WRONG
     if name:
-        text = show_host(inventory, name, origin=opts.origin)
-    elif opts.origin:
+        text = show_host(inventory, name, origin=origin)
+    elif origin:
         text = "\n\n".join(show_host(inventory, one, origin=True) for one in inventory.hosts)
     else:
         text = show_lab(inventory)

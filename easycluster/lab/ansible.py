@@ -335,7 +335,7 @@ class _Lab:
         text = _ITSELF.sub("\0", entry.value.text)
         if "{{" in text or "{%" in text:
             shown = f"{entry.key.text} is a template that only Ansible fills in"
-            advice = "write the value, or overlay it:  --ec-set HOST.connect.KEY=..."
+            advice = "write the value, or --ec-set HOST.connect.KEY=..."
             self._problems.add(entry.value.place, shown, advice)
             return None
         return Leaf(entry.value.place, text.replace("$", "$$").replace("\0", "${host}"), plain=entry.value.plain)

@@ -173,7 +173,7 @@ def _machine_module(entry: HostEntry) -> str:
     source = _MACHINE_SOURCE.format(name=MACHINE_MODULE, facts=facts)
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     # One for each set of facts: another lab of this process may have a machine of the same name.
-    name = f"easycluster_machines.m{digest}"
+    name = f"easycluster_machine_{digest}"
     with _lock:
         if name not in _defined:
             module = definitions_module(name)

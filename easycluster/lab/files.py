@@ -43,6 +43,7 @@ class InventoryFiles:
 
     def __init__(self, problems: Problems, environ: Mapping[str, str]) -> None:
         self.folders: dict[str, Path] = {}
+        self._ansible: list[Path] = []
         self._problems = problems
         self._environ = environ
 
@@ -64,7 +65,11 @@ class InventoryFiles:
 
     def folder(self, place: Place) -> Path:
         """Where relative paths written at ``place`` begin: its file's directory, or the working directory."""
-        return self.folders.get(place.file) or Path.cwd()
+        if place.file in self.folders:
+            return self.folders[place.file]
+        # The variable files beside an inventory of Ansible count as parts of it.
+        roots = [one for one in self._ansible if Path(place.file).is_relative_to(one)]
+        return roots[0].absolute() if roots else Path.cwd()
 
     def _source(self, source: str, arguments: list[str]) -> Table | None:
         if source.startswith(HOSTS_PREFIX):
@@ -72,6 +77,7 @@ class InventoryFiles:
         path = path_of(source)
         if source.startswith(ANSIBLE_PREFIX):
             self.folders[str(path)] = path.absolute().parent
+            self._ansible.append(path.parent)
             return read_ansible(path, self._problems, self._environ)
         return self._read(path, str(path), ())
 

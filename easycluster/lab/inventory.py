@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.lab.variables import HIDDEN
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 # A secret of one or two characters would blot out half of every text.
 SHORTEST_MASKED: Final = 3
+SHORTEST_LINE: Final = 12
 
 
 @dataclass(frozen=True)
@@ -125,26 +128,49 @@ class Quarantine:
         hosts: Names of hosts; empty means every host.
         reason: Why.
         until: The last day it holds, or None.
+        how: ``"skip"``: the tests keep off the hosts; ``"xfail"``: they run there, and may fail.
     """
 
     tests: tuple[str, ...]
     hosts: tuple[str, ...]
     reason: str
     until: datetime.date | None
+    how: str = "skip"
+
+    def __str__(self) -> str:
+        return f'quarantined "{self.reason}"' + (f" until {self.until}" if self.until else "")
+
+    def is_over(self, today: datetime.date) -> bool:
+        """Whether its last day has passed."""
+        return self.until is not None and today > self.until
+
+    def concerns(self, test: str) -> bool:
+        """Whether a test is meant, its parameters apart; one without a name is meant by entries for every test."""
+        names = {test, test.partition("[")[0]} - {""}
+        return not self.tests or any(fnmatch.fnmatchcase(name, one) for name in names for one in self.tests)
 
     def applies(self, host: str, test: str, today: datetime.date) -> bool:
         """Whether ``test`` must keep off ``host``; a test without a name only minds entries for every test."""
-        if self.until is not None and today > self.until:
+        if self.how != "skip" or self.is_over(today):
             return False
-        if self.hosts and host not in self.hosts:
-            return False
-        return not self.tests or any(test and fnmatch.fnmatchcase(test, pattern) for pattern in self.tests)
+        return (not self.hosts or host in self.hosts) and self.concerns(test)
 
 
 # What every lab has, unless its file says otherwise.
 DEFAULT_FIXTURES: Final = {
     name: FixtureEntry(name, role) for name, role in (("gpu_node", "gpu"), ("san_target", "san"))
 }
+
+
+@lru_cache(maxsize=16)
+def _forms(secrets: frozenset[str]) -> tuple[str, ...]:
+    """Every text that would show a secret, the longest first: one secret may contain another."""
+    found: set[str] = set()
+    for secret in secrets:
+        found |= {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]}
+        # A key of several lines is printed line by line; a short line may be a word of any text.
+        found |= {line for line in secret.splitlines() if len(line) >= SHORTEST_LINE}
+    return tuple(sorted((one for one in found if len(one) >= SHORTEST_MASKED), key=len, reverse=True))
 
 
 @dataclass(frozen=True)
@@ -174,12 +200,15 @@ class Inventory:
     sources: tuple[str, ...] = ()
     _secrets: frozenset[str] = field(default_factory=frozenset, repr=False)
 
+    @property
+    def has_secrets(self) -> bool:
+        """Whether there is anything to mask."""
+        return bool(_forms(self._secrets))
+
     def mask(self, text: str) -> str:
-        """``text`` with every secret of the file replaced by ``***``."""
-        # The longest first: a secret may contain another.
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            if len(secret) >= SHORTEST_MASKED:
-                text = text.replace(secret, HIDDEN)
+        """``text`` with every secret of the file replaced by ``***``, also as ``repr()`` and JSON write it."""
+        for secret in _forms(self._secrets):
+            text = text.replace(secret, HIDDEN)
         return text
 
     def summary(self) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.lab.positions import Items, Leaf, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from easycluster.lab.positions import Node, Place
     from easycluster.lab.sections import Layer
@@ -30,27 +30,36 @@ class Origins:
 
     def __init__(self) -> None:
         self.places: dict[str, Place] = {}
+        self._via = "ssh"
 
-    def add(self, layer: Layer, keys: Iterable[str]) -> None:
-        """Note where a layer sets what; ``keys`` are those that it really set."""
-        for key in keys:
+    def add(self, layer: Layer, read: Mapping[str, Any], keys: Iterable[str] = ()) -> None:
+        """Note where a layer sets what.
+
+        Args:
+            layer: The layer.
+            read: The settings that were read from it.
+            keys: Further keys of it that count.
+        """
+        for key in (*keys, *read):
             entry = layer.table.entries[key]
             if key == "connect":
-                self._connect(entry.value)
+                self._connect(read[key][0])
             elif key not in ADDED_MAPPINGS and key not in ADDED_LISTS and key not in _MERGED:
                 self._forget(key)
             self._note(key, entry.key.place, entry.value)
             if key in REACH:
                 self.places[f"connect.{key}"] = entry.key.place
 
-    def _connect(self, value: Node) -> None:
+    def _connect(self, value: Mapping[str, Any]) -> None:
         """Another way to connect, or a whole spec, takes the place of what outer layers say."""
-        if isinstance(value, Table) and "via" not in value.entries:
-            return
-        kept = {key: place for key, place in self.places.items() if key in ("connect.address", "connect.user")}
+        kept: dict[str, Place] = {}
+        if "whole" not in value:
+            if value.get("via", self._via) == self._via:
+                return
+            kept = {key: place for key, place in self.places.items() if key in ("connect.address", "connect.user")}
+        self._via = value.get("via", self._via)
         self._forget("connect")
-        if isinstance(value, Table) or (isinstance(value, Leaf) and value.text in ("ssh", "tcp", "local")):
-            self.places.update(kept)
+        self.places.update(kept)
 
     def _forget(self, key: str) -> None:
         for name in [one for one in self.places if one == key or one.startswith(f"{key}.")]:

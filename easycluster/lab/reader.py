@@ -293,8 +293,8 @@ class _Reader(References):
         for layer in layers:
             read = self._settings(layer, scope)
             own = [key for key in _HOST_ONLY if key in layer.table.entries] if layer in self._own_layers(name) else []
-            origins.add(layer, [*own, *read])
-            connect = merge_connect(connect, self._reach(read))
+            origins.add(layer, read, own)
+            connect = merge_connect(connect, self._reach(layer, read))
             _merge(settings, read)
         if "key" in connect:
             self._secrets.add(connect["key"].reveal())
@@ -326,12 +326,17 @@ class _Reader(References):
         assert isinstance(value, dict)
         return value
 
-    def _reach(self, read: dict[str, Any]) -> dict[str, Any]:
+    def _reach(self, layer: Layer, read: dict[str, Any]) -> dict[str, Any]:
         """Takes ``connect`` and what belongs to it out of one layer's settings."""
         reach: dict[str, Any] = {key: read.pop(key) for key in REACH if key in read}
         connect, place = read.pop("connect", ({}, None))
         if place is not None:
-            connect = resolve_paths(connect, self._files.folder(place))
+            written = layer.table.entries["connect"].value
+            keys = written.entries if isinstance(written, Table) else {}
+            # With overlays, each key of one mapping may be of another file.
+            connect = resolve_paths(
+                connect, lambda key: self._files.folder(keys[key].value.place if key in keys else place)
+            )
         for text in connect.get("ssh_args", ()):
             try:
                 shlex.split(text)

@@ -175,10 +175,12 @@ class References(Sections):
             read = schema.QUARANTINE.read(item, self._at("quarantine", self._scope()))
             if read is BAD:
                 continue
-            hosts = self._known_hosts(read.get("hosts", ()), "quarantine")
-            found.append(
-                Quarantine(read.get("tests", ()), tuple(hosts), read.get("reason", ""), self._until(read, item))
-            )
+            hosts = tuple(self._known_hosts(read.get("hosts", ()), "quarantine"))
+            tests, reason = read.get("tests", ()), read.get("reason", "")
+            if not tests and "hosts" not in read:
+                text = "quarantine names neither tests nor hosts"
+                self._problems.add(item.place, text, "write  tests: 'test_nvlink*'  or  hosts: [gpu03]  or both")
+            found.append(Quarantine(tests, hosts, reason, self._until(read, item), read.get("how", "skip")))
         return tuple(found)
 
     def _until(self, read: Mapping[str, Any], item: Any) -> datetime.date | None:

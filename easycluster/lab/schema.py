@@ -241,6 +241,7 @@ QUARANTINE = Fields(
         "tests": some_texts,
         "hosts": ListOf(Placed(text), single=True),
         "reason": text,
+        "how": Choice(("skip", "xfail")),
         "until": Text("a date is wanted, such as 2027-01-31", pattern=r"\d{4}-\d\d-\d\d"),
     },
     required=("reason",),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from easycluster.lab.variables import Secret
@@ -107,13 +107,18 @@ def merge_connect(have: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, 
     return {**have, **new, **({"timeouts": timeouts} if timeouts else {})}
 
 
-def resolve_paths(connect: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """``connect`` with its files absolute: relative ones begin at the file that names them."""
+def resolve_paths(connect: Mapping[str, Any], folder_of: Callable[[str], Path]) -> dict[str, Any]:
+    """``connect`` with its files absolute: relative ones begin at the file that names them.
+
+    Args:
+        connect: As it was read.
+        folder_of: The directory of the file that says a key.
+    """
     result = dict(connect)
     for key in ("key_file", "ssh_config"):
         # ssh(1): "-F none" reads no configuration file at all.
         if result.get(key) and result[key] != "none":
-            result[key] = _absolute(result[key], folder)
+            result[key] = _absolute(result[key], folder_of(key))
     return result
 
 

@@ -74,7 +74,7 @@ class LongWay:
         self.before_waiting()
         return session.wait_item(pending)[:4] if pending is not None else answer
 
-    def _call_failed(self, _session, _operation, exc):
+    def _call_failed(self, _session, _operation, exc, _began):
         self.left.append(type(exc).__name__)
 
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from easycluster.client.group import ClientGroup, call_method_multi, call_multi, eval_multi, execblock_multi
     from easycluster.client.response import NonblockingResponse
     from easycluster.connect import AutoThreadingClient, Client, Connection, ThreadedClient
+    from easycluster.far.undo import undo as undo
     from easycluster.keys import (
         add_key_options,
         decode_key,
@@ -82,6 +83,8 @@ _LAZY = {
     "key_from_options": "keys",
     "parse_connection_spec": "spec",
     "read_key_file": "keys",
+    # For role code, which writes easycluster.undo(...); not in __all__, for it is a word of everybody's.
+    "undo": "far.undo",
     "write_key_file": "keys",
 }
 

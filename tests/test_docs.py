@@ -52,7 +52,7 @@ def test_the_first_example_of_the_readme_fails_as_it_shows(tmp_path, sshd):
     assert shown in said, said
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/lab.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/lab.md", "docs/lab_inventory.md"])
 def test_the_lab_files_on_the_pages_are_right(page, tmp_path):
     shutil.copytree(ROOT / "examples/hw_lab/remote", tmp_path / "remote")
     (tmp_path / "keys").mkdir()

@@ -13,16 +13,18 @@ tried.  The rules of :mod:`easycluster.link.session` about signals hold here, to
 
 from __future__ import annotations
 
+import pickle
 import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from easycluster.link.session import name_parts
+from easycluster.link.session import is_quick, name_parts
 from easycluster.wire.frames import MAX_INLINE, PLAIN_HEADER, Kind, plain_kind
-from easycluster.wire.records import HEAD_SIZE, pack_length, pack_number, same
+from easycluster.wire.pickling import BULK, FAILED, STACK_GLOBAL, is_plain_dumps, keep, met, required, take_met
+from easycluster.wire.records import HEAD_SIZE, pack_head, pack_number, same
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from easycluster.client.client import BaseClient
     from easycluster.client.session import NearSession
@@ -31,6 +33,7 @@ __all__ = ["make_call"]
 
 _PLAIN_CALL, _PLAIN_REPLY = plain_kind(Kind.CALL), plain_kind(Kind.REPLY)
 _pack = PLAIN_HEADER.pack
+_dumps, _loads = pickle.dumps, pickle.loads
 
 
 def make_call(
@@ -52,57 +55,69 @@ def make_call(
     decoder, stream, outgoing = session._decoder, session.stream, session._outgoing
     inside, special, dropped, parked = session.inside, session.special, session._dropped, session.parked
     sleepers, completions, ids = session._sleepers, session.completions, session._ids
-    dumps, loads = session.values.dumps, session.values.loads
-    writing, reading = session._writing, session._reading
+    values, reading = session.values, session._reading
     is_owned, take_role, leave_role = reading._is_owned, reading.acquire, reading.release  # type: ignore[attr-defined]
-    queue, unqueue = outgoing.append, outgoing.popleft
+    # Nobody closes the stream while we hold the reading role.
+    (read, sizes), (write, flags) = stream.read_step, stream.write_step
     sealed = session.macs is not None
     if session.macs is not None:
         (copy_out_inner, copy_out_outer), (copy_in_inner, copy_in_outer) = session.macs
 
     def call(operation: tuple[Any, ...], origexc: bool | str = True) -> Any:
-        if inside or special or deadlines:
+        request = 0
+        if inside or deadlines or required or special:
             return owner()._request(operation, origexc=origexc)
         # Before the role is taken: how a value is pickled may be the user's code, and that may make calls.
-        body, buffers = dumps(operation, name_parts)
+        try:
+            body = _dumps(operation, 5, buffer_callback=keep)
+        except Exception:  # noqa: BLE001  # whatever it is, the careful way gives the error
+            body = FAILED
+        except BaseException:
+            dump = take_met()
+            if dump is not None:
+                dump.take_back()
+            raise
+        buffers: Sequence[memoryview] = ()
+        if STACK_GLOBAL in body or len(body) >= BULK or met:
+            body, buffers = values.finish_dumps(operation, name_parts, body, take_met())
         thread = 0 if one_thread else owner()._thread_number(None)
-        if buffers or dropped or len(body) > MAX_INLINE or is_owned() or not take_role(False):
+        if buffers or dropped or is_owned() or len(body) > MAX_INLINE or not take_role(False):
             return owner()._request_pickled(session, operation, body, buffers, thread, origexc)
-        request = 0
-        answer = b""
         pending = None
         began = monotonic()
         try:
             request = next(ids)
             data = _pack(len(body), _PLAIN_CALL, request, thread) + body
-            with writing:
-                if outgoing:
-                    session._send_now(data)
+            if session.sending is not None:
+                session.settle()
+            session.sending = True
+            if outgoing or special or session.writer_at_work:
+                session.sending = None
+                session.send(Kind.CALL, request, body, (), thread)
+            else:
+                number = session._number
+                if sealed:
+                    inner = copy_out_inner()
+                    inner.update(pack_number(number) + data)
+                    outer = copy_out_outer()
+                    outer.update(inner.digest())
+                    data = pack_head(len(data), outer.digest()) + data
+                    number += 1
+                counts: list[int] = []
+                session.sending = data, counts, number
+                try:
+                    counts.extend(map(write, (data,), flags) if flags else map(write, (data,)))
+                except BlockingIOError:
+                    session.send_rest()
                 else:
-                    number = session._number
-                    if sealed:
-                        inner = copy_out_inner()
-                        inner.update(pack_number(number) + data)
-                        outer = copy_out_outer()
-                        outer.update(inner.digest())
-                        data = pack_length(len(data)) + outer.digest() + data
-                        number += 1
-                    counts: list[int] = []
-                    queue((data, counts, number))
-                    write, flags = stream.write_step
-                    try:
-                        counts.extend(map(write, (data,), flags) if flags else map(write, (data,)))
-                    except BlockingIOError:
-                        session._drain(None)
+                    if counts[0] == len(data):
+                        session._number = number
+                        session.sending = None
                     else:
-                        if counts[0] == len(data):
-                            session._number = number
-                            unqueue()
-                        else:
-                            session._drain(None)
-            rest, number, incoming, ready, chunks = decoder._state
-            if not (chunks or ready or rest or incoming is not None):
-                read, sizes = stream.read_step
+                        session.send_rest()
+            answer = b""
+            begun, number, chunks = decoder._state
+            if not (begun or chunks or special):
                 chunks.extend(map(read, sizes))
                 answer = chunks[0]
                 if sealed:
@@ -111,7 +126,7 @@ def make_call(
                     inner.update(pack_number(number) + data)
                     outer = copy_in_outer()
                     outer.update(inner.digest())
-                    if same(pack_length(len(data)) + outer.digest(), answer[:HEAD_SIZE]):
+                    if same(pack_head(len(data), outer.digest()), answer[:HEAD_SIZE]):
                         number += 1
                         answer = data
                     else:
@@ -119,7 +134,7 @@ def make_call(
             # A frame with flags, an exception, and whatever is not one whole frame go the long way.
             if answer[:16] == _pack(len(answer) - 16 & 0xFFFFFFFF, _PLAIN_REPLY, request, 0):
                 # From here on it is taken.  If a signal handler raises now, nobody wants it any more.
-                decoder._state = (b"", number, None, ready, [])
+                decoder._state = (None, number, [])
             else:
                 answer = b""
                 pending = session.expect(request, operation)
@@ -134,8 +149,16 @@ def make_call(
             leave_role()
             if sleepers or parked:
                 session.role_is_free()
-        if answer and not completions:
-            return loads(answer[16:])
-        return owner()._finish_call(session, pending, answer, origexc)
+        request = 0
+        if pending is not None or completions:
+            return owner()._finish_call(session, pending, answer, origexc)
+        body = answer[16:]
+        if STACK_GLOBAL in body:
+            return values.loads(body)
+        try:
+            return _loads(body)
+        except Exception as exc:
+            raise values.not_rebuilt(exc) from exc
 
-    return call
+    is_plain_dumps("values")(call)
+    return is_quick(call)

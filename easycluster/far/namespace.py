@@ -66,6 +66,10 @@ class Namespace:
     Args:
         modules: Names of its definitions modules, made where they do not exist.  Text runs in, and
             new names go into, the first.
+
+    Attributes:
+        names: The globals of the first.
+        hidden: Which of them may hide what a later module defines.
     """
 
     def __init__(self, modules: Sequence[str] = (DEFAULT_MODULE,)) -> None:
@@ -77,10 +81,12 @@ class Namespace:
         for name in modules:
             self._definitions[name] = definitions(name, make_packages=True)
         self._scopes: List[Dict[str, Any]] = [item.module.__dict__ for item in self._definitions.values()]
-        self._globals = self._scopes[0]
+        self.names = self._scopes[0]
         self._easyclusters = _names_of_easycluster()
         # Where the first module must not hide what others define under one of easycluster's names.
-        self._hidden = self._easyclusters if len(self._scopes) > 1 else {}
+        self.hidden: Dict[str, Any] = {}
+        if len(self._scopes) > 1:
+            self.hidden.update(self._easyclusters)
         self._main = modules[0]
         self._texts: Dict[Tuple[str, str], CodeType] = {}
         self._texts_lock = threading.Lock()
@@ -104,7 +110,7 @@ class Namespace:
                 record = definitions(block.module, make_packages=True)
                 self._definitions[block.module] = record
                 self._scopes.append(record.module.__dict__)
-                self._hidden = self._easyclusters
+                self.hidden.update(self._easyclusters)
             done += record.apply((block,))
             self.received.append(block)
         return done
@@ -116,9 +122,9 @@ class Namespace:
             AttributeError: If there is no such name; a similar one is suggested.
             ImportError: If a module of that name exists and cannot be imported.
         """
-        if name in self._globals and name not in self._hidden:
-            return self._globals[name]
-        return _resolve(name, self._scopes, self._globals, self._hidden)
+        if name in self.names and name not in self.hidden:
+            return self.names[name]
+        return _resolve(name, self._scopes, self.names, self.hidden)
 
     def set_global(self, name: str, value: Any) -> None:
         """Bind a dotted name where it is bound already, else in the first definitions module."""
@@ -126,8 +132,8 @@ class Namespace:
         if owner:
             setattr(self.get_global(owner), last, value)
             return
-        scope = _scope_of(name, self._scopes, self._hidden)
-        (self._globals if scope is None else scope)[name] = value
+        scope = _scope_of(name, self._scopes, self.hidden)
+        (self.names if scope is None else scope)[name] = value
 
     def eval(self, expr: str) -> Any:
         """Return the value of an expression.
@@ -151,7 +157,7 @@ class Namespace:
         """Do ``import name`` in the first definitions module."""
         importlib.import_module(name)
         head = name.partition(".")[0]
-        self._globals[head] = sys.modules[head]
+        self.names[head] = sys.modules[head]
 
     def import_modules(self, names: Iterable[str]) -> None:
         """Do ``import`` for each name."""
@@ -162,7 +168,7 @@ class Namespace:
         code = self._texts.get((mode, text)) or self._compile(text, mode)
         _running.blocks += 1
         try:
-            return eval(code, self._globals)
+            return eval(code, self.names)
         except ExecReturn as result:
             return result.value
         except NameError as exc:
@@ -205,7 +211,7 @@ class Namespace:
             if _is_module(name):
                 advice = f"import it first, there or with import_module({name!r})"
             else:
-                close = _similar(name, [*tb.tb_frame.f_locals, *self._globals, *vars(builtins)])
+                close = _similar(name, [*tb.tb_frame.f_locals, *self.names, *vars(builtins)])
                 if close is None:
                     return
                 advice = f"did you mean {close!r}?"

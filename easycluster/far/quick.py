@@ -8,13 +8,17 @@ This module is shipped to the far side.
 
 from __future__ import annotations
 
+import pickle
+import struct
 from typing import TYPE_CHECKING, Any, Callable, List
 
 from easycluster.far.output import unseen
 from easycluster.far.session import Interrupted
 from easycluster.link.operations import Op
-from easycluster.wire.frames import MAX_INLINE, PLAIN_HEADER, Kind, plain_kind
-from easycluster.wire.records import HEAD_SIZE, pack_length, pack_number, same
+from easycluster.link.session import is_quick
+from easycluster.wire.frames import PLAIN_HEADER, Kind, plain_kind
+from easycluster.wire.pickling import BULK, FAILED, STACK_GLOBAL, is_plain_dumps, keep, met, required, take_met
+from easycluster.wire.records import HEAD_SIZE, pack_head, pack_number, same
 
 if TYPE_CHECKING:
     from easycluster.far.session import FarThread, WorkerSession
@@ -23,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["make_serve"]
 
 _PLAIN_CALL, _PLAIN_REPLY = plain_kind(Kind.CALL), plain_kind(Kind.REPLY)
-_REPLY, _RAISE = Kind.REPLY, Kind.RAISE
 _CALL = Op.CALL
+_dumps, _loads = pickle.dumps, pickle.loads
 _pack, _unpack = PLAIN_HEADER.pack, PLAIN_HEADER.unpack_from
 
 
@@ -39,10 +43,10 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
     decoder, stream, outgoing = session._decoder, session.stream, session._outgoing
     inside, special, dropped, parked = session.inside, session.special, session._dropped, session.parked
     sleepers, operations, kept = session._sleepers, session._operations, session.items.kept
-    dumps, loads, get_global = session.values.dumps, session.values.loads, worker.namespace.get_global
-    writing, reading = session._writing, session._reading
+    values, namespace = session.values, worker.namespace
+    names, hidden, get_global = namespace.names, namespace.hidden, namespace.get_global
+    reading = session._reading
     take_role, leave_role = reading.acquire, reading.release
-    queue, unqueue = outgoing.append, outgoing.popleft
     waiting, unwanted, ident = thread.inbox.items, worker.cancelled, thread.ident
     begin, ended = thread.running.append, thread.running.pop
     sealed = session.macs is not None
@@ -52,11 +56,13 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
     def serve() -> None:
         value: Any = None
         operation: Any = None
+        function: Any = None
+        body: Any = None
         buffers: Any = None
         while not waiting and not special and take_role(False):
             try:
-                rest, number, incoming, ready, chunks = decoder._state
-                if chunks or ready or rest or incoming is not None:
+                begun, number, chunks = decoder._state
+                if begun or chunks:
                     return
                 read, sizes = stream.read_step
                 chunks.extend(map(read, sizes))
@@ -68,15 +74,16 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
                     inner.update(pack_number(number) + data)
                     outer = copy_in_outer()
                     outer.update(inner.digest())
-                    if not same(pack_length(len(data)) + outer.digest(), record[:HEAD_SIZE]):
+                    if not same(pack_head(len(data), outer.digest()), record[:HEAD_SIZE]):
                         return
                     number += 1
-                if len(data) < 16:
-                    return
                 length, kind, request, number_of_thread = _unpack(data)
                 if kind != _PLAIN_CALL or number_of_thread or length != len(data) - 16:
                     return
-                decoder._state = (b"", number, None, ready, [])
+                decoder._state = (None, number, [])
+            except struct.error:
+                # Less than a header.
+                return
             except OSError as exc:
                 if exc.errno is None:
                     raise
@@ -92,35 +99,55 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
                 begin(request)
                 if unwanted and request in unwanted:
                     raise Interrupted
-                operation = loads(data[16:])
+                body = data[16:]
+                if STACK_GLOBAL in body:
+                    operation = values.loads(body)
+                else:
+                    try:
+                        operation = _loads(body)
+                    except Exception as exc:
+                        raise values.not_rebuilt(exc) from exc
                 if operation[0] == _CALL:
-                    value = get_global(operation[1])(*operation[2], **operation[3])
+                    name = operation[1]
+                    function = get_global(name) if name in hidden or name not in names else names[name]
+                    value = function(*operation[2], **operation[3])
                 else:
                     value = operations[operation[0]](*operation[1:])
                 ended()
                 if unwanted:
                     session.finish(request)
-                kind = _REPLY
-                body, buffers = dumps(value, "result")
+                plain = not required
+                if plain:
+                    try:
+                        body = _dumps(value, 5, buffer_callback=keep)
+                    except Exception:  # noqa: BLE001  # whatever it is, the careful way gives the error
+                        body = FAILED
+                    if STACK_GLOBAL in body or len(body) >= BULK or met:
+                        plain = False
+                        body, buffers = values.finish_dumps(value, "result", body, take_met())
+                else:
+                    body, buffers = values.dumps(value, "result")
             except BaseException as exc:  # noqa: BLE001 - whatever it is, the caller gets it
+                dump = take_met()
+                if dump is not None:
+                    dump.take_back()
+                    dump = None
                 session.finish(request)
-                kind = _RAISE
+                plain = False
+                kind = Kind.RAISE
                 value = exc
                 body, buffers = session.dump_failure(exc)
-            if kind == _RAISE or unseen or buffers or dropped or special or len(body) > MAX_INLINE:
-                flags, mark = session.mark()
+            else:
+                kind = Kind.REPLY
+            if plain and not (unseen or dropped or special):
                 del inside[ident]
-                session.send(kind, request, body, buffers, mark, flags)
-                # Not earlier: with the value may go the last proxy for an object that the answer brings back.
-                value = operation = buffers = None
-                if kept:
-                    kept.pop(request, None)
-                continue
-            del inside[ident]
-            data = _pack(len(body), _PLAIN_REPLY, request, 0) + body
-            with writing:
-                if outgoing:
-                    session._send_now(data)
+                data = _pack(len(body), _PLAIN_REPLY, request, 0) + body
+                if session.sending is not None:
+                    session.settle()
+                session.sending = True
+                if outgoing or session.writer_at_work:
+                    session.sending = None
+                    session.send(Kind.REPLY, request, body)
                 else:
                     number = session._number
                     if sealed:
@@ -128,25 +155,36 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
                         inner.update(pack_number(number) + data)
                         outer = copy_out_outer()
                         outer.update(inner.digest())
-                        data = pack_length(len(data)) + outer.digest() + data
+                        data = pack_head(len(data), outer.digest()) + data
                         number += 1
                     counts: List[int] = []
-                    queue((data, counts, number))
+                    session.sending = data, counts, number
                     write, options = stream.write_step
                     try:
                         counts.extend(map(write, (data,), options) if options else map(write, (data,)))
                     except BlockingIOError:
-                        session._drain(None)
+                        session.send_rest()
                     except OSError as exc:
                         session._broken(exc)
                     else:
                         if counts[0] == len(data):
                             session._number = number
-                            unqueue()
+                            session.sending = None
                         else:
-                            session._drain(None)
-            value = operation = None
+                            session.send_rest()
+            else:
+                if plain:
+                    buffers = ()
+                flags, mark = session.mark()
+                del inside[ident]
+                session.send(kind, request, body, buffers, mark, flags)
+                # Who sends something by reference looks at our variables, and Python keeps what they were then.
+                value = operation = function = body = buffers = None
+                locals()
+            # Not earlier: with the value may go the last proxy for an object that the answer brings back.
+            value = operation = function = None
             if kept:
                 kept.pop(request, None)
 
-    return serve
+    is_plain_dumps("values")(serve)
+    return is_quick(serve)

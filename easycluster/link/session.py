@@ -20,7 +20,7 @@ import threading
 import time
 from _thread import allocate_lock, get_ident
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, NoReturn, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, NoReturn, Optional, Sequence, Set, Tuple, TypeVar
 
 from easycluster.errors import LocalProtocolError, ProtocolError
 from easycluster.link.pending import Expired, Pending, Waiter, wake
@@ -46,13 +46,20 @@ RELEASES_AT_ONCE = 4096
 COMPRESS_FROM = 512
 
 if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
     from easycluster.stream import ByteStream
 
-__all__ = ["Session", "name_parts", "own"]
+__all__ = ["Session", "is_quick", "name_parts", "own"]
 
 _monotonic = time.monotonic
 _pack = HEADER.pack
 _take = deque.popleft
+# Milliseconds after which nobody is sending what the quick way has begun to send.
+_TRIES = 2000
+# Code of the functions that is_quick() decorates.
+_quick: Set[CodeType] = set()
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def name_parts(operation: Tuple[Any, ...]) -> List[str]:
@@ -103,6 +110,11 @@ class Session:
         # RLocks, because they know their owner: a signal between taking a lock and the ``try``
         # behind it would otherwise leave it locked for ever.
         self._writing = threading.RLock()
+        # Whether whoever holds it writes now.  The quick way of a plain call does not take it: it
+        # says so in ``sending`` first and looks at this then, the others do it the other way round.
+        self.writer_at_work = False
+        # What the quick way is sending, as in ``_outgoing``; True while it makes that; else None.
+        self.sending: Any = None
         self._reading = threading.RLock()
         self._sleepers: Dict[int, Waiter] = {}
         self._idlers: Set[Waiter] = set()
@@ -259,6 +271,7 @@ class Session:
     def _send_now(self, data: bytes, deadline: Optional[float] = None) -> None:
         """Send one small frame."""
         with self._writing:
+            self._begin_to_write()
             queue = self._outgoing
             number = queue[-1][2] if queue else self._number
             if self._seal is not None:
@@ -277,6 +290,7 @@ class Session:
                     if counts[0] == len(data):
                         self._number = number
                         queue.popleft()
+                        self.writer_at_work = False
                         return
             self._drain(deadline)
 
@@ -294,6 +308,7 @@ class Session:
         if self.compress and len(body) >= COMPRESS_FROM:
             flags, body = compress(flags, body)
         with self._writing:
+            self._begin_to_write()
             if self._dropped:
                 self._queue_releases()
             queue = self._outgoing
@@ -318,14 +333,13 @@ class Session:
         frame: Any = sys._getframe(1)
         here = frame.f_code.co_filename
         outside = False
+        if _is_inside(self, frame):
+            raise _in_the_middle()
         while frame is not None:
             if frame.f_code.co_filename != here:
                 outside = True
             elif outside and frame.f_locals.get("self") is self:
-                raise LocalProtocolError(
-                    "the far side cannot be asked in the middle of another message; "
-                    "let a __del__ or a signal handler only note what is to be done"
-                )
+                raise _in_the_middle()
             frame = frame.f_back
         while lock._is_owned():
             lock.release()
@@ -356,6 +370,7 @@ class Session:
         if self.ended is not None or not self.values.proxies.dropped or not self._writing.acquire(blocking=False):
             return
         try:
+            self._begin_to_write()
             if not self._outgoing:
                 self._queue_releases()
                 # The caller serves every session: what the link does not take now goes with the next request.
@@ -365,6 +380,42 @@ class Session:
             pass
         finally:
             self._writing.release()
+
+    def _begin_to_write(self) -> None:
+        """Keep the quick way from sending until :meth:`_drain` has ended.  Holds the writing lock."""
+        self.writer_at_work = True
+        if self.sending is not None:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Wait until the quick way has sent what it is sending; if it was interrupted, do that in its place.
+
+        Raises:
+            LocalProtocolError: If this thread is in the middle of that itself.
+        """
+        if _is_inside(self, sys._getframe(1)):
+            raise _in_the_middle()
+        for _ in range(_TRIES):
+            if self.sending is None:
+                return
+            # It writes without waiting, so this is short unless nobody does it any more.
+            time.sleep(0.001)
+        self.settle()
+
+    def settle(self) -> None:
+        """Queue what the quick way was sending as far as it is not sent."""
+        record = self.sending
+        if record is not None and record is not True and not (self._outgoing and self._outgoing[0] is record):
+            self._outgoing.appendleft(record)
+        self.sending = None
+
+    def send_rest(self) -> None:
+        """Send the rest of what the quick way could not send at once."""
+        # First this: somebody may hold the lock and wait for it.
+        self.settle()
+        with self._writing:
+            self._begin_to_write()
+            self._drain(None)
 
     def _drain(self, deadline: Optional[float]) -> None:
         """Write what is queued; read meanwhile if the peer takes nothing.  Holds the writing lock."""
@@ -384,6 +435,7 @@ class Session:
                 self._read_while_blocked(deadline)
             except OSError as exc:
                 self._broken(exc)
+        self.writer_at_work = False
 
     def _read_while_blocked(self, deadline: Optional[float]) -> None:
         if self.ended is not None:
@@ -572,6 +624,7 @@ class Session:
             lock = waiter.lock
             if lock is not None:
                 wake(lock)
+        decoder.rest()
         return None
 
     def late(self, message: Frame) -> None:
@@ -646,6 +699,30 @@ class Session:
         watcher = self._watcher
         if watcher is not None and watcher.ident != get_ident() and watcher.is_alive():
             watcher.join(timeout)
+
+
+def is_quick(function: Function) -> Function:
+    """Decorate a function that does the work of a session in its own lines; it has it as ``session``."""
+    _quick.add(function.__code__)
+    return function
+
+
+def _is_inside(session: Session, frame: Optional[FrameType]) -> bool:
+    """Return whether a quick function of the session is on its way with a request below this frame."""
+    while frame is not None:
+        if frame.f_code in _quick:
+            names = frame.f_locals
+            if names.get("session") is session and names.get("request"):
+                return True
+        frame = frame.f_back
+    return False
+
+
+def _in_the_middle() -> LocalProtocolError:
+    return LocalProtocolError(
+        "the far side cannot be asked in the middle of another message; "
+        "let a __del__ or a signal handler only note what is to be done"
+    )
 
 
 def own(exc: OSError) -> OSError:

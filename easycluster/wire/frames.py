@@ -279,6 +279,12 @@ class _Incoming:
         return following
 
 
+# Bytes that were looked at and do not make a frame yet, the frame whose bulk is arriving, frames that
+# are whole and not taken yet.
+_Begun = Tuple[bytes, Optional[_Incoming], Deque[Frame]]
+_NOTHING: _Begun = (b"", None, deque())
+
+
 class FrameDecoder:
     """Takes what the transport read and returns the frames it completes.
 
@@ -290,10 +296,9 @@ class FrameDecoder:
     def __init__(self, mac: Optional[Mac] = None, max_frame: int = 4 << 30) -> None:
         self._mac = mac
         self.max_frame = max_frame
-        # All of it in one tuple, which is replaced as a whole: bytes that were looked at and do not
-        # make a frame yet, number of the next record, the frame whose bulk is arriving, frames that
-        # are whole and not taken yet, what was read and not looked at yet.
-        self._state: Tuple[bytes, int, Optional[_Incoming], Deque[Frame], List[bytes]] = (b"", 0, None, deque(), [])
+        # All of it in one tuple, which is replaced as a whole: what has begun, number of the next
+        # record, what was read and not looked at yet.
+        self._state: Tuple[Optional[_Begun], int, List[bytes]] = (None, 0, [])
 
     @property
     def state(self) -> object:
@@ -303,29 +308,32 @@ class FrameDecoder:
     @property
     def ready(self) -> Deque[Frame]:
         """Frames that are whole; whoever takes one removes it."""
-        return self._state[3]
+        begun = self._state[0]
+        return deque() if begun is None else begun[2]
 
     @property
     def chunks(self) -> List[bytes]:
         """Where to put what was read; call :meth:`digest` afterwards."""
-        return self._state[4]
+        return self._state[2]
 
     @property
     def in_bulk(self) -> bool:
         """Whether the next bytes belong into :meth:`targets`."""
-        return self._state[2] is not None
+        begun = self._state[0]
+        return begun is not None and begun[1] is not None
 
     @property
     def in_the_middle(self) -> bool:
         """Whether a frame has begun and not ended: an end of the stream now is a truncation."""
-        return bool(self._state[0]) or self._state[2] is not None
+        begun = self._state[0]
+        return begun is not None and (bool(begun[0]) or begun[1] is not None)
 
     def targets(self) -> Tuple[List[memoryview], List[int]]:
         """Return where to read the next bytes to, and the list to append the count to.
 
         Only while :attr:`in_bulk`.  After the count was appended call :meth:`digest_bulk`.
         """
-        incoming = self._state[2]
+        incoming = (self._state[0] or _NOTHING)[1]
         assert incoming is not None
         views = _unfilled(incoming.plan, sum(incoming.counts))
         return views, incoming.counts
@@ -336,13 +344,14 @@ class FrameDecoder:
         Raises:
             RemoteProtocolError: If a chunk's tag is wrong.
         """
-        rest, number, incoming, ready, chunks = self._state
+        begun, number, chunks = self._state
+        rest, incoming, ready = begun or _NOTHING
         assert incoming is not None
         following, number = self._settle(incoming, sum(incoming.counts), number)
         if following.plan:
-            self._state = (rest, number, following, ready, chunks)
+            self._state = ((rest, following, ready), number, chunks)
         else:
-            self._state = (rest, number, None, deque([*ready, _finish(following)]), chunks)
+            self._state = ((rest, None, deque([*ready, _finish(following)])), number, chunks)
 
     def _settle(self, incoming: _Incoming, filled: int, number: int) -> Tuple[_Incoming, int]:
         """Check the chunks that are whole; return what is still to come and the next record number."""
@@ -372,12 +381,19 @@ class FrameDecoder:
             RemoteProtocolError: If a tag is wrong, a length is above its limit or a kind unknown.
                 The decoder is then of no further use.
         """
-        self._state[4].append(data)
+        self.chunks.append(data)
         self.digest()
-        ready = self._state[3]
+        ready = self.ready
         frames = list(ready)
         ready.clear()
+        self.rest()
         return frames
+
+    def rest(self) -> None:
+        """Note that nothing has begun if that is so: all that was :attr:`ready` has been taken."""
+        begun, number, chunks = self._state
+        if begun is not None and not any(begun):
+            self._state = (None, number, chunks)
 
     def digest(self) -> None:
         """Look at :attr:`chunks`; whole frames are :attr:`ready` afterwards.
@@ -385,7 +401,8 @@ class FrameDecoder:
         Raises:
             RemoteProtocolError: As :meth:`receive_data`.
         """
-        rest, number, incoming, ready, chunks = self._state
+        begun, number, chunks = self._state
+        rest, incoming, ready = begun or _NOTHING
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if rest:
             data = rest + data
@@ -422,7 +439,8 @@ class FrameDecoder:
             position = stop
         if ready:
             frames = [*ready, *frames]
-        self._state = (data[position:] if position < end else b"", number, incoming, deque(frames), [])
+        rest = data[position:] if position < end else b""
+        self._state = ((rest, incoming, deque(frames)) if rest or incoming or frames else None, number, [])
 
     def _parse(self, data: bytes, position: int, end: int, frames: List[Frame]) -> Tuple[int, Optional[_Incoming]]:
         """Append the frames in ``data[position:end]``; stop behind a LARGE one."""

@@ -25,10 +25,16 @@ from easycluster.errors import SerializationError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-__all__ = ["BULK", "OVERRIDE", "PERSISTENT", "Dump", "at_work", "require"]
+__all__ = ["BULK", "FAILED", "OVERRIDE", "PERSISTENT", "STACK_GLOBAL", "Dump", "at_work", "require"]
 
 # 64 KiB.  Below it, copying a buffer into the pickle is cheaper than sending it as a piece of its own.
 BULK = 64 * 1024
+
+# The opcode of every global in protocol 5.
+STACK_GLOBAL = 0x93
+
+# Stands for the pickle where plain pickle failed, so that the one look for 0x93 finds this out too.
+FAILED = b"\x93"
 
 # What plain pickle does not do.  OVERRIDE, PERSISTENT: it would copy objects that go by reference, of types
 # written in C or of exact builtin types; in here once such a thing was registered.  WARY: it copies large
@@ -52,14 +58,18 @@ at_load: Dict[int, Tuple[Any, List[int]]] = {}
 met: Dict[int, Dump] = {}
 
 _getframe = sys._getframe
-_plain_dumps: Any = None
+# Code of the functions that is_plain_dumps() decorates, and what the Values is called in them.
+_plain_dumps: Dict[types.CodeType, str] = {}
 
 
-def is_plain_dumps(function: Function) -> Function:
-    """Decorate the function whose frame calls ``pickle.dumps`` for a session; its ``self`` is the Values."""
-    global _plain_dumps
-    _plain_dumps = function.__code__
-    return function
+def is_plain_dumps(name: str) -> Callable[[Function], Function]:
+    """Decorate a function that calls ``pickle.dumps`` for a session; ``name`` is that of the Values in it."""
+
+    def decorate(function: Function) -> Function:
+        _plain_dumps[function.__code__] = name
+        return function
+
+    return decorate
 
 
 def require(what: str) -> None:
@@ -151,7 +161,7 @@ class Dump:
 def at_work() -> Optional[Dump]:
     """Return the dump of a session whose pickler called the caller's ``__reduce_ex__``, None outside of one."""
     frame = _getframe(2)
-    return _dump_of(frame) if frame.f_code is _plain_dumps else None
+    return _dump_of(frame) if frame.f_code in _plain_dumps else None
 
 
 def keep(buffer: pickle.PickleBuffer) -> bool:
@@ -163,7 +173,7 @@ def _dump_of(frame: types.FrameType) -> Dump:
     key = id(frame)
     dump = met.get(key)
     if dump is None:
-        dump = met[key] = Dump(frame.f_locals["self"])
+        dump = met[key] = Dump(frame.f_locals[_plain_dumps[frame.f_code]])
     return dump
 
 

@@ -18,7 +18,7 @@ import hmac
 import struct
 from typing import Any, Callable, Optional, Tuple, Union
 
-__all__ = ["HEAD_SIZE", "TAG_SIZE", "Mac", "pack_length", "pack_number", "same"]
+__all__ = ["HEAD_SIZE", "TAG_SIZE", "Mac", "pack_head", "pack_number", "same"]
 
 TAG_SIZE = 32
 
@@ -30,7 +30,7 @@ HEAD_SIZE = 36
 
 _BLOCK = 64
 pack_number = struct.Struct(">Q").pack
-pack_length = struct.Struct(">I").pack
+pack_head = struct.Struct(">I32s").pack
 same = hmac.compare_digest
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -87,18 +87,15 @@ def _make_seal_and_open(
         inner.update(pack_number(number) + frames)
         outer = copy_outer()
         outer.update(inner.digest())
-        result: bytes = pack_length(len(frames)) + outer.digest() + frames
+        result: bytes = pack_head(len(frames), outer.digest()) + frames
         return result
 
     def unseal(number: int, data: bytes) -> Optional[bytes]:
-        size = len(data)
-        if size < HEAD_SIZE or data[:4] != pack_length(size - HEAD_SIZE):
-            return None
         frames = data[HEAD_SIZE:]
         inner = copy_inner()
         inner.update(pack_number(number) + frames)
         outer = copy_outer()
         outer.update(inner.digest())
-        return frames if same(outer.digest(), data[4:HEAD_SIZE]) else None
+        return frames if same(pack_head(len(frames), outer.digest()), data[:HEAD_SIZE]) else None
 
     return seal, unseal

@@ -15,6 +15,7 @@ from support.joined_sessions import KEYS
 
 from easycluster.client.quick import make_call
 from easycluster.client.session import NearSession
+from easycluster.errors import LocalProtocolError
 from easycluster.far.namespace import Namespace
 from easycluster.far.quick import make_serve
 from easycluster.far.session import FarThread, WorkerSession
@@ -22,6 +23,7 @@ from easycluster.link.operations import Op
 from easycluster.objects.registry import Exports, Proxies
 from easycluster.transport.memory import memory_pair
 from easycluster.wire.frames import MARKED, NESTED, FrameDecoder, FrameEncoder, Kind, frame
+from easycluster.wire.pickling import required
 from easycluster.wire.records import Mac
 from easycluster.wire.values import PeerInfo, Values, this_python
 
@@ -82,6 +84,16 @@ class LongWay:
 def keys(request):
     """Keys of the two directions, or None."""
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def plain_values():
+    """Nothing is met that plain pickle would copy, and no large bytes were a moment ago."""
+    before = set(required)
+    required.clear()
+    yield
+    required.clear()
+    required.update(before)
 
 
 @pytest.fixture
@@ -303,3 +315,45 @@ def test_a_result_does_not_outlive_its_answer(far):
         while namespace.eval("made[0]()") is not None:
             assert time.monotonic() < end, "the result is still there"
             time.sleep(0.001)
+
+
+# Interruptions ---------------------------------------------------------------------------------------
+
+
+def test_what_an_interruption_left_unsent_is_sent_first(near):
+    near.peer.write(near.peer.encode(Kind.REPLY, 1, THREE))
+    assert near.call(OPERATION) == 3
+    near.peer.frames()
+    # As if a signal had come after the record was made, and before it was written.
+    number, data = near.session._encoder.encode(near.session._number, frame(Kind.CALL, 77, b"unsent"))
+    near.session.sending = (data, [], number)
+    near.peer.write(near.peer.encode(Kind.REPLY, 2, THREE))
+    assert near.call(OPERATION) == 3
+    assert [message[2] for message in near.peer.frames()] == [77, 2]
+
+
+@pytest.mark.parametrize("part", [0, 10, None])
+def test_others_finish_what_an_interruption_left(near, part):
+    _, data = near.session._encoder.encode(0, frame(Kind.CALL, 77, b"left"))
+    ours = near.session.stream
+    counts = [sum(ours.write_map(data[:part]))] if part != 0 else []
+    near.session.sending = (data, counts, 1 if near.session.macs else 0)
+    near.session.send(Kind.PING, 5, b"")
+    seen = []
+    while len(seen) < 2:
+        seen += [(message[0], message[2]) for message in near.peer.frames()]
+    assert seen == [(Kind.CALL, 77), (Kind.PING, 5)]
+
+
+def test_a_call_in_the_middle_of_another_is_refused(near):
+    def meddle(data, *flags):
+        with pytest.raises(LocalProtocolError, match="in the middle of another message"):
+            near.session.send(Kind.PING, 5, b"")
+        return write(data, *flags)
+
+    write, options = near.session.stream.write_step
+    near.session.stream.write_step = (meddle, options)
+    call = make_call(near.client, near.session, near.deadlines, one_thread=True)
+    near.peer.write(near.peer.encode(Kind.REPLY, 1, THREE))
+    assert call(OPERATION) == 3
+    assert [message[0] for message in near.peer.frames()] == [Kind.CALL]

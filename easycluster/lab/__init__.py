@@ -8,13 +8,14 @@ first.some_function_of_the_role()
 
 from __future__ import annotations
 
+from easycluster.client.inprogress import CallInProgress
 from easycluster.lab.approach import UnfitHost
 from easycluster.lab.choose import LabRequestError, Need, NoHostFits, candidates, check_need, make_need
 from easycluster.lab.holders import Holder, HostBusy, LeaseError, LockRule
 from easycluster.lab.host import GpuNode, Host, SanTarget
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.inventory import DEFAULT_FIXTURES, FixtureEntry, HostEntry, Inventory, Quarantine, Role
-from easycluster.lab.lab import CallInProgress, Lab
+from easycluster.lab.lab import Lab
 from easycluster.lab.leases import Failure, Lease, LeasedHosts, Leases, Leftover, Release
 from easycluster.lab.losses import Aftermath, NotLost, is_loss
 from easycluster.lab.parallel import HostErrors

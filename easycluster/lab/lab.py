@@ -72,17 +72,25 @@ class Lab:
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> Lab:
+    def load(
+        cls,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        environ: Mapping[str, str] | None = None,
+        *,
+        changes: Sequence[str] = (),
+    ) -> Lab:
         """Read a lab file; nothing is connected.
 
         Args:
-            path: The file.
+            path: The file, or what else ``--ec-inventory`` takes; of several, later ones are laid over earlier ones.
             environ: Stands in for ``os.environ`` where the file says ``${NAME}``.
+            changes: ``host.key=value``, as ``--ec-set`` has it, laid over everything.
 
         Raises:
             InventoryError: If anything is wrong with it; the message lists everything.
         """
-        return cls(read_inventory(os.fspath(path), environ))
+        paths = [path] if isinstance(path, (str, os.PathLike)) else path
+        return cls(read_inventory([os.fspath(one) for one in paths], environ, changes=changes))
 
     def __repr__(self) -> str:
         return f"<Lab {self.inventory.name!r}: {len(self._every)} hosts>"

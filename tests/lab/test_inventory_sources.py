@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from easycluster.lab import InventoryError, Secret, read_inventory
+from easycluster.lab import InventoryError, Lab, Secret, read_inventory
 
 
 @pytest.fixture
@@ -313,3 +313,11 @@ def test_what_only_ansible_reads_says_so_without_it(files):
     assert message("ansible:inv", environ={"PATH": ""}).startswith(
         "inv:1:1: is a directory, which only Ansible reads      install Ansible, so that ansible-inventory is there\n"
     )
+
+
+def test_a_lab_loads_what_the_option_takes(files):
+    files("a.yaml", "hosts: {h: {connect: ssh}}")
+    files("b.yaml", "hosts: {h: {connect: local}}")
+
+    with Lab.load(["a.yaml", "b.yaml"], changes=["h.tags=[x]"]) as lab:
+        assert (lab["h"].remote.eval("6 * 7"), lab.inventory.hosts["h"].tags) == (42, ("x",))

@@ -64,16 +64,7 @@ class Baseline:
         return [leak for leak in found if leak["what"]]
 
     def _below(self, spared: Collection[int]) -> List[int]:
-        found = {self._root}
-        try:
-            tree = parents()
-        except OSError:
-            return []
-        size = 0
-        while size != len(found):
-            size = len(found)
-            found.update([pid for pid, parent in tree.items() if parent in found])
-        return sorted(found - set(spared) - {self._root})
+        return sorted(_descendants(self._root) - set(spared) - {self._root})
 
     def _list_files(self) -> Set[str]:
         """Files of this account; others' are none of the test's doing, unless it is root's."""
@@ -94,6 +85,38 @@ class Baseline:
 
 # Made by this library: a keeper's directory, the locks.
 _OURS = ("ec-", ".ec-", "easycluster-locks")
+
+
+def _descendants(root: int) -> Set[int]:
+    """A process and all below it."""
+    found, fresh = {root}, [root]
+    if os.path.exists(f"/proc/{root}/task/{root}/children"):
+        while fresh:
+            children = _children(fresh.pop()) - found
+            found |= children
+            fresh += children
+        return found
+    # A kernel without CONFIG_PROC_CHILDREN: look at every process there is.
+    try:
+        tree = parents()
+    except OSError:
+        return set()
+    size = 0
+    while size != len(found):
+        size = len(found)
+        found.update([pid for pid, parent in tree.items() if parent in found])
+    return found
+
+
+def _children(pid: int) -> Set[int]:
+    found: Set[int] = set()
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                found.update(map(int, file.read().split()))
+    except OSError:
+        pass
+    return found
 
 
 def _command(pid: int) -> str:

@@ -343,16 +343,21 @@ class Leases:
                 pass  # the host is gone, and the locks with its keeper
 
     def _begin(self, lease: Lease, restore: bool) -> None:
-        for part in lease._parts.values():
-            entry = part.host._entry
-            # This machine is never anybody's alone: its mounts, ports and files are not the test's doing.
-            ours = part.wanted.get(LockRule.of(entry).name, {}).get("mode") == "exclusive"
-            alone = ours and entry.target.via != "local"
-            begun = self._ask(part, {"op": "begin", "directories": list(self.watched), "alone": alone})
-            part.level, part.baseline, part.begun = begun["level"], begun["baseline"], True
-            function = entry.settings.get("restore")
-            if restore and function and function != "none" and not self._others(part):
-                part.host.undo(getattr(part.client, function))
+        parts = {name: partial(self._begin_part, part, restore) for name, part in lease._parts.items()}
+        _, errors = run_all(parts)
+        for error in errors.values():
+            raise error
+
+    def _begin_part(self, part: _Part, restore: bool) -> None:
+        entry = part.host._entry
+        # This machine is never anybody's alone: its mounts, ports and files are not the test's doing.
+        ours = part.wanted.get(LockRule.of(entry).name, {}).get("mode") == "exclusive"
+        alone = ours and entry.target.via != "local"
+        begun = self._ask(part, {"op": "begin", "directories": list(self.watched), "alone": alone})
+        part.level, part.baseline, part.begun = begun["level"], begun["baseline"], True
+        function = entry.settings.get("restore")
+        if restore and function and function != "none" and not self._others(part):
+            part.host.undo(getattr(part.client, function))
 
     # Releasing -------------------------------------------------------------------------------------
 
@@ -409,6 +414,14 @@ class Leases:
             have = "shared with others" if modes else "not leased"
             advice = "mark the test ec_destructive" if modes else "lease it: with lab.lease(..., destructive=True)"
             raise LeaseError(f"{what} needs the host exclusively, and it is {have}; {advice}", host.name)
+
+    @property
+    def held(self) -> list[str]:
+        """Names of the hosts that this process has leased, the first leased first."""
+        with self._lock:
+            parts = [(name, part) for lease in self._open for name, part in lease._parts.items()]
+        # Not those on which only a lock of the whole lab is kept.
+        return list(dict.fromkeys(name for name, part in parts if LockRule.of(part.host._entry).name in part.wanted))
 
     def has(self, names: Iterable[str]) -> bool:
         """Whether this process holds all of these locks, or need not."""

@@ -135,7 +135,8 @@ class Tally:
 
 def _named(report: pytest.TestReport) -> str:
     """The test, and the line at which it lost its host."""
-    place = getattr(report.longrepr, "reprcrash", None)
+    # In a setup it is a line of ours.
+    place = getattr(report.longrepr, "reprcrash", None) if report.when == "call" else None
     return report.nodeid if place is None else f"{report.nodeid} ({os.path.basename(place.path)}:{place.lineno})"
 
 

@@ -108,7 +108,7 @@ def is_loss(exc: BaseException) -> bool:
 def name_host(exc: Exception, name: str) -> None:
     """Let an error name a host as the lab file does; transports know its address."""
     if isinstance(exc, ConnectError) and exc.host != name:
-        rest = exc.message.removeprefix(f"{exc.host}: ")
+        rest = exc.message.removeprefix(f"{exc.host}: ").removeprefix(f"{name}: ")
         where = f"{name} ({exc.host})" if exc.host else name
         exc.__init__(f"{where}: {rest}", name, exc.details)  # type: ignore[misc]  # the same error, other words
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from easycluster import generate_key, write_key_file
+from easycluster import Lab, generate_key, write_key_file
 
 LAB = """
 roles:
@@ -224,6 +224,22 @@ def test_a_run_stops_once_too_many_hosts_are_lost(lab, workers):
     assert "40 passed" not in result.stdout.str()
 
 
+def test_a_host_that_somebody_else_has_is_busy(lab):
+    lab.tests("""
+        pytestmark = [pytest.mark.ec_hosts("gpu", where="name == 'gpu01'"), pytest.mark.ec_destructive]
+        def test_waits(remote_hosts): pass
+        @pytest.mark.xfail
+        def test_waits_too(remote_hosts): pass
+        """)
+    with Lab.load(lab.pytester.path / "lab.yaml") as other, other.lease("gpu", count=2, destructive=True):
+        result = lab.run("-v", "--junitxml=junit.xml", "--ec-wait=300ms")
+
+    assert result.ret == 16
+    assert words(result) == {"test_waits": "BUSY", "test_waits_too": "BUSY"}
+    result.stdout.fnmatch_lines(["*= busy hosts =*", "gpu01 busy: 2 tests*", "  in use by *", "*= 2 busy in *"])
+    assert cases(lab)["test_waits"][0] == [("error", "BUSY")]
+
+
 def test_a_wrong_number_of_hosts_is_refused(lab):
     lab.tests("def test_a(): pass")
 
@@ -239,7 +255,7 @@ def test_other_plugins_show_verdicts_too(lab):
     lab.tests("""
         def test_loses(gpu_node): cut(gpu_node)
         def test_crashes(gpu_node): gpu_node.crash()
-        @pytest.mark.timeout(1)
+        @pytest.mark.timeout(1, func_only=True)
         def test_hangs(gpu_node): gpu_node.rebuild()
         """)
 
@@ -259,7 +275,7 @@ def test_a_test_and_its_teardown_are_limited(lab):
         def test_call(gpu_node): gpu_node.rebuild()
         def test_next(gpu_node): assert gpu_node.keeper()
         @pytest.mark.ec_timeout(test=0.3)
-        def test_marked(gpu_node): time.sleep(600)
+        def test_marked(): time.sleep(600)
         @pytest.fixture
         def slow():
             yield
@@ -268,7 +284,7 @@ def test_a_test_and_its_teardown_are_limited(lab):
         """)
     began = time.monotonic()
 
-    result = lab.run("-v", "--ec-timeout=1s", "--ec-teardown-timeout=300ms")
+    result = lab.run("-v", "--ec-timeout=4s", "--ec-teardown-timeout=300ms")
 
     assert time.monotonic() - began < 30
     result.assert_outcomes(passed=2, failed=2, errors=1)
@@ -276,7 +292,7 @@ def test_a_test_and_its_teardown_are_limited(lab):
         [
             "E       Failed: the teardown took longer than 0.3 s",
             ">*gpu_node.rebuild()",
-            "E   Failed: the test took longer than 1 s: still in rebuild() on gpu01",
+            "E   Failed: the test took longer than 4 s: still in rebuild() on gpu01",
             "E   Failed: the test took longer than 0.3 s",
         ]
     )

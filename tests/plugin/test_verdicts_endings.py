@@ -13,6 +13,9 @@ from xml.etree import ElementTree
 import pytest
 from support.processes import wait_until_gone
 
+from easycluster import generate_key, write_key_file
+from easycluster.server import Server
+
 # The seconds in which a run that is told to end is back; and what a busy machine may add.
 BACK = 2.0
 SLACK = float(os.environ.get("EASYCLUSTER_TEST_SLACK", "3.0"))
@@ -130,9 +133,10 @@ def _read(path):
         return b""
 
 
-@pytest.fixture(params=["local", "ssh"])
+@pytest.fixture
 def via(request):
-    return request.param
+    """How the host is reached: over ssh, unless a test says otherwise."""
+    return getattr(request, "param", "ssh")
 
 
 @pytest.fixture
@@ -142,17 +146,35 @@ def run(request, via, suite, pytester):
         sshd = request.getfixturevalue("sshd")
         # A name of this run's own, by which its ssh processes are known.
         (pytester.path / "ssh_config").write_text(sshd.config_path.read_text())
-        connect = f"{{via: ssh, address: 127.0.0.1, ssh_config: ssh_config}}"
+        connect = "{via: ssh, address: 127.0.0.1, ssh_config: ssh_config}"
         host = f"{{role: gpu, python: {sys.executable}, connect: {connect}}}"
+    server = None
+    if via == "tcp":
+        key = generate_key()
+        server = Server(0, key, bind="127.0.0.1")
+        server.start()
+        write_key_file(pytester.path / "lab.key", key)
+        connect = f"{{via: tcp, address: 127.0.0.1, port: {server.port}, key_file: lab.key}}"
+        host = f"{{role: gpu, connect: {connect}}}"
     started = Run(pytester, host)
     yield started
     started.stop()
+    if server is not None:
+        server.close()
 
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-
-
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    ("via", "number"),
+    [
+        ("ssh", signal.SIGINT),
+        ("ssh", signal.SIGTERM),
+        ("ssh", signal.SIGHUP),
+        ("local", signal.SIGTERM),
+        ("tcp", signal.SIGINT),
+    ],
+    indirect=["via"],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_a_call_is_ended(run, number):
     run.start("def test_hangs(gpu_node): gpu_node.hang('called')\ndef test_later(gpu_node): pass\n")
     run.wait_for("called")
@@ -201,6 +223,35 @@ def test_later(gpu_node): pass
     assert "test_later" not in run.cases
 
 
+def test_what_was_registered_for_undoing_is_undone(run):
+    marker = run.folder / "undone"
+    run.start(f"""
+def test_hangs(gpu_node):
+    gpu_node.undo(["touch", {str(marker)!r}])
+    gpu_node.hang("called")
+""")
+    run.wait_for("called")
+
+    run.tell(signal.SIGTERM)
+
+    assert run.ended() == pytest.ExitCode.INTERRUPTED
+    assert marker.exists()
+
+
+def test_an_undo_that_has_begun_goes_on(run):
+    run.start(f"""
+def test_it(gpu_node):
+    gpu_node.undo("cd {run.folder} && touch begun && sleep 1 && touch undone")
+""")
+    run.wait_for("begun")
+
+    run.tell(signal.SIGTERM)
+
+    assert run.ended(1.0 + BACK) == pytest.ExitCode.INTERRUPTED
+    assert (run.folder / "undone").exists()
+    assert run.cases["test_it"] == []
+
+
 def test_a_second_one_ends_a_teardown_at_once(run):
     run.start("""
 @pytest.fixture
@@ -220,7 +271,6 @@ def test_changes(change): pass
     assert run.cases["test_changes"] == []
 
 
-@pytest.mark.parametrize("via", ["ssh"], indirect=True)
 def test_a_teardown_that_hangs_is_ended_after_ten_seconds(run):
     run.start("""
 @pytest.fixture
@@ -262,7 +312,6 @@ def test_the_workers_of_xdist_end_too(run):
     assert run.cases["test_first"] == []
 
 
-@pytest.mark.parametrize("via", ["ssh"], indirect=True)
 def test_connecting_is_ended(run):
     config = run.folder / "ssh_config"
     config.write_text(f"Host *\n    ProxyCommand sh -c 'touch {run.folder}/connecting; exec sleep 600'\n")

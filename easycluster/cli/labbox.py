@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from easycluster.labbox import BoxHost, LabBox
+    from easycluster.labbox import BoxHost, LabBox, RunningBox
 
 __all__ = ["add_parser", "run"]
 
@@ -117,7 +117,7 @@ def run(opts: argparse.Namespace) -> int:
         LabBoxError: If it cannot be done.
     """
     # Late, because the parser of every command imports this module.
-    from easycluster.labbox import LabBox, LabBoxError
+    from easycluster.labbox import LabBoxError, RunningBox
 
     if opts.action == "up":
         return _up(opts)
@@ -126,7 +126,7 @@ def run(opts: argparse.Namespace) -> int:
     _take_folder(opts)
     if os.geteuid() != 0:
         raise LabBoxError("a box is root's; run this with sudo")
-    box = LabBox.running(opts.dir)
+    box = RunningBox(opts.dir)
     if opts.action == "down":
         box.end()
         return 0
@@ -137,7 +137,7 @@ def run(opts: argparse.Namespace) -> int:
     return _do(box, box[opts.host], opts)
 
 
-def _do(box: LabBox, host: BoxHost, opts: argparse.Namespace) -> int:
+def _do(box: RunningBox, host: BoxHost, opts: argparse.Namespace) -> int:
     if opts.action == "ssh":
         words: list[str] = opts.words
         _become(["ssh", "-F", str(box.ssh_config), *([] if words else ["-t"]), host.name, *words])

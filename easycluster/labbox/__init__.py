@@ -19,11 +19,19 @@ if TYPE_CHECKING:
     from easycluster.labbox.errors import LabBoxError
     from easycluster.labbox.hosts import BoxHost, Link
     from easycluster.labbox.needs import missing
+    from easycluster.labbox.running import RunningBox
 
-__all__ = ["BoxHost", "LabBox", "LabBoxError", "Link", "missing"]
+__all__ = ["BoxHost", "LabBox", "LabBoxError", "Link", "RunningBox", "missing"]
 
 # The supervisor and all first processes of hosts are copies of one process: it should not have what they do not use.
-_LAZY: Final = {"BoxHost": "hosts", "LabBox": "box", "LabBoxError": "errors", "Link": "hosts", "missing": "needs"}
+_LAZY: Final = {
+    "BoxHost": "hosts",
+    "LabBox": "box",
+    "LabBoxError": "errors",
+    "Link": "hosts",
+    "RunningBox": "running",
+    "missing": "needs",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 from easycluster.lab.ranges import RangeError, expand
 from easycluster.labbox.control import ask
 from easycluster.labbox.errors import LabBoxError
-from easycluster.labbox.hosts import START_TIMEOUT, BoxHost, hosts_of
+from easycluster.labbox.hosts import START_TIMEOUT, hosts_of
 from easycluster.labbox.layout import Folder, Plan, temporary_folder
 from easycluster.labbox.needs import missing
 from easycluster.labbox.network import MAX_HOSTS
-from easycluster.labbox.waiting import wait_until
+from easycluster.labbox.running import RunningBox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
 __all__ = ["LabBox"]
 
 
-class LabBox:
+class LabBox(RunningBox):
     """Several hosts on this machine, each with a network, a disk, processes, an sshd and a boot id of its own.
 
     Entering starts them and waits until each answers ssh; leaving ends them, and nothing of them is left, also if this
@@ -35,7 +35,7 @@ class LabBox:
         hosts: Their names; ranges such as ``gpu[01:04]`` are expanded.
         folder: Where inventory, keys and logs go; it must be empty.  By default a folder for temporary files that goes
             with the box.
-        user: Whom ssh logs in as.
+        users: Accounts to make on the hosts, besides root's; the same key opens all.
         network: A /24 in CIDR notation; by default one that this machine has no route to.
         disk: Most bytes on each host's disk, which lies in memory.
         boot_seconds: How long a host is away at a reboot, besides what its system takes.
@@ -51,45 +51,18 @@ class LabBox:
         hosts: Iterable[str] = ("gpu[01:02]", "san1", "bench"),
         *,
         folder: str | Path | None = None,
-        user: str = "root",
+        users: Sequence[str] = (),
         network: str = "",
         disk: int = 256 << 20,
         boot_seconds: float = 0.1,
         share: Sequence[str | Path] = (),
     ) -> None:
         self._names = _expand(hosts)
-        self._options = {"user": user, "network": network, "disk": disk, "boot_seconds": boot_seconds}
+        self._options = {"users": tuple(users), "network": network, "disk": disk, "boot_seconds": boot_seconds}
         self._share = share
         self._wanted = folder
         self._process: subprocess.Popen[str] | None = None
-        self._folder: Folder | None = None
-        self.hosts: dict[str, BoxHost] = {}
-
-    @property
-    def folder(self) -> Path:
-        """Where its files are."""
-        return self._files().path
-
-    @property
-    def inventory(self) -> Path:
-        """A lab file with all hosts, for ``pytest --ec-inventory``."""
-        return self._files().inventory
-
-    @property
-    def ssh_config(self) -> Path:
-        """For ``ssh -F``: knows the hosts by name and by address."""
-        return self._files().ssh_config
-
-    def __getitem__(self, name: str) -> BoxHost:
-        """The host of that name."""
-        try:
-            return self.hosts[name]
-        except KeyError:
-            raise LabBoxError(f"the box has no host {name!r}; it has {', '.join(self.hosts)}") from None
-
-    def __iter__(self) -> Iterator[BoxHost]:
-        """All hosts, in the order they were named in."""
-        return iter(self.hosts.values())
+        super().__init__(None)
 
     def __enter__(self) -> LabBox:  # noqa: PYI034  # typing.Self needs 3.11
         """Start it."""
@@ -170,29 +143,6 @@ class LabBox:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-    def end(self) -> None:
-        """End the box whoever started it, and wait until nothing is left of it."""
-        files = self._files()
-        ask(files, "stop")
-        wait_until(lambda: not (files.path / "box.json").exists(), "the end of the box", START_TIMEOUT)
-
-    def _files(self) -> Folder:
-        if self._folder is None:
-            raise LabBoxError("the box has not been started; use it in a with statement")
-        return self._folder
-
-    @classmethod
-    def running(cls, folder: str | Path) -> LabBox:
-        """The box that runs in a folder already; closing this object leaves it alone."""
-        files = Folder(folder)
-        plan = files.read_plan() if (files.path / "box.json").exists() else None
-        if plan is None:
-            raise LabBoxError(f"{files.path} has no box; make one with: easycluster labbox up --dir {files.path}")
-        box = cls(plan.hosts, folder=folder)
-        box._folder = files
-        box.hosts = hosts_of(files)
-        return box
 
 
 def _expand(hosts: Iterable[str]) -> list[str]:

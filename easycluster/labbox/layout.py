@@ -52,7 +52,7 @@ Subsystem sftp internal-sftp
 
 CLIENT_CONFIG: Final = """\
 Host *
-    User {user}
+    User root
     IdentityFile "{folder}/user_key"
     IdentitiesOnly yes
     IdentityAgent none
@@ -70,7 +70,7 @@ class Plan:
 
     Attributes:
         hosts: Their names.
-        user: Whom ssh logs in as.
+        users: Accounts of theirs besides root.
         network: A /24 in CIDR notation, or ``""`` for one that is free.
         disk: Most bytes on the disk of each host.
         boot_seconds: How long a host is away at a reboot before its system starts.
@@ -79,7 +79,7 @@ class Plan:
     """
 
     hosts: tuple[str, ...]
-    user: str
+    users: tuple[str, ...]
     network: str
     disk: int
     boot_seconds: float
@@ -115,7 +115,14 @@ class Folder:
     def read_plan(self) -> Plan:
         """What the box is to be."""
         values: dict[str, Any] = json.loads((self.path / "box.json").read_text())
-        return Plan(**{**values, "hosts": tuple(values["hosts"]), "share": tuple(values["share"])})
+        return Plan(
+            **{
+                **values,
+                "hosts": tuple(values["hosts"]),
+                "share": tuple(values["share"]),
+                "users": tuple(values["users"]),
+            }
+        )
 
     def write_plan(self, plan: Plan) -> None:
         """Write the plan down."""
@@ -131,7 +138,7 @@ class Folder:
 
     def write_machines(self, plan: Plan, box: Range) -> None:
         """Make keys and configurations of sshd and ssh, and the inventory, once the addresses are known."""
-        keys = [_make_key(self.path / "user_key", plan.user)]
+        keys = [_make_key(self.path / "user_key", "root")]
         for name in plan.hosts:
             self.machine(name).mkdir(parents=True)
             keys.append(_make_key(self.machine(name) / "host_key", name))
@@ -153,13 +160,13 @@ class Folder:
             sections.append(f"Host {name}\n    HostName {address}\n")
         (self.path / "hosts").write_text("".join(names))
         (self.path / "known_hosts").write_text("".join(known))
-        self.ssh_config.write_text("".join(sections) + CLIENT_CONFIG.format(user=plan.user, folder=self.path))
+        self.ssh_config.write_text("".join(sections) + CLIENT_CONFIG.format(folder=self.path))
         self.inventory.write_text(self._inventory(plan, box))
 
     def _inventory(self, plan: Plan, box: Range) -> str:
         roles = dict.fromkeys(role_of(name) for name in plan.hosts)
         lines = ["version: 1", "roles:", *(f"  {role}: {{}}" for role in roles)]
-        lines += ["defaults:", f"  connect: {{ssh_config: {json.dumps(str(self.ssh_config))}}}", f"  user: {plan.user}"]
+        lines += ["defaults:", f"  connect: {{ssh_config: {json.dumps(str(self.ssh_config))}}}", "  user: root"]
         command = shlex.join([sys.executable, "-m", "easycluster", "labbox"])
         where = f"--dir {shlex.quote(str(self.path))}"
         lines.append("  power:")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from typing import Final
 
@@ -12,6 +13,7 @@ __all__ = ["missing"]
 _PACKAGES: Final = {
     "ip": "iproute2",
     "nsenter": "util-linux",
+    "unshare": "util-linux",
     "sshd": "openssh-server",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
@@ -32,4 +34,9 @@ def missing() -> str:
         return f"a box needs {' and '.join(lacking)}: apt-get install {' '.join(packages)}"
     if not os.path.exists("/proc/self/ns/time"):
         return "a box needs Linux 5.6 or newer, for clocks of each host's own"
+    spaces = ("--mount", "--net", "--pid", "--uts", "--ipc", "--time", "--fork")
+    done = subprocess.run(["unshare", *spaces, "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        return f"a box needs namespaces, which this machine does not allow ({said}); in a container, --privileged helps"
     return ""

@@ -44,9 +44,14 @@ def main() -> int:
     os.close(writer)
     # Nothing can be started in a pid namespace whose first process has ended.
     kernel.enter(own_pids)
+
     # Ctrl-C in the owner's terminal, or a polite end, is the inner one's to carry out.
+    def end(*_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(inner, signal.SIGTERM)
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: os.kill(inner, signal.SIGTERM))
+        signal.signal(number, end)
     with os.fdopen(reader) as said:
         first = said.readline()
         sys.stdout.write(first)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -58,6 +59,8 @@ _ENDINGS: Final = {
     signal.SIGUSR1: (kernel.RESTART, False),
     signal.SIGUSR2: (kernel.POWER_OFF, False),
 }
+# Far above those of a machine's own accounts.
+_FIRST_USER: Final = 50001
 # What a process gets between SIGTERM and SIGKILL; systemd's 90 s are for databases.
 _GRACE: Final = 2.0
 
@@ -151,9 +154,33 @@ def _install(plan: Plan, folder: Folder, box_name: str, root: Path) -> None:
     _replace(root / "etc/machine-id", (ours / "machine-id").read_text())
     # There is no name server in a box, and asking one must not take time.
     _replace(root / "etc/resolv.conf", "")
+    _make_accounts(plan, root)
     for name, text in _PROGRAMS.items():
         for place in ("usr/local/sbin", "usr/sbin"):
             _replace(root / place / name, text, 0o755)
+
+
+def _make_accounts(plan: Plan, root: Path) -> None:
+    shadow = root / "etc/shadow"
+    lines = shadow.read_text().splitlines() if shadow.exists() else []
+    # "!" locks an account, for sshd also against keys; "*" is only no password.
+    lines = [re.sub(r"^root:![^:]*", "root:*", line) for line in lines]
+    known = {line.partition(":")[0] for line in (root / "etc/passwd").read_text().splitlines()}
+    for number, name in enumerate(plan.users, _FIRST_USER):
+        if name in known:
+            raise ValueError(f"{name!r} is an account of this machine already")
+        lines.append(f"{name}:*:19000:0:99999:7:::")
+        for file, line in (
+            ("passwd", f"{name}:x:{number}:{number}::/home/{name}:/bin/sh"),
+            ("group", f"{name}:x:{number}:"),
+        ):
+            with (root / "etc" / file).open("a") as accounts:
+                accounts.write(line + "\n")
+        home = root / "home" / name
+        home.mkdir(mode=0o700)
+        os.chown(home, number, number)
+    if lines:
+        _replace(shadow, "\n".join(lines) + "\n", 0o600)
 
 
 def _replace(path: Path, text: str, mode: int = 0o644) -> None:

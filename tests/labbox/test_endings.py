@@ -13,7 +13,7 @@ import pytest
 from support.boxtraces import Traces
 from support.labboxes import require_labbox
 
-from easycluster.labbox import LabBox, LabBoxError
+from easycluster.labbox import LabBox, LabBoxError, RunningBox
 
 OWNER = """
 import sys
@@ -36,7 +36,7 @@ class Owner:
         assert self.process.stdout is not None
         folder, supervisor = self.process.stdout.readline().split()
         self.supervisor = int(supervisor)
-        box = LabBox.running(folder)
+        box = RunningBox(folder)
         for host in box:
             host.run("mount -t tmpfs none /mnt; setsid sleep 1000 >/dev/null 2>&1 </dev/null &")
         self.traces = Traces(Path(folder), self.supervisor)

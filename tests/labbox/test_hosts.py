@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.labboxes import require_labbox
 
 from easycluster.lab import Lab
-from easycluster.labbox import LabBoxError
+from easycluster.labbox import LabBox, LabBoxError
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -83,8 +84,7 @@ def test_a_reboot_is_a_new_start_with_the_old_disk(fresh_labbox):
 
 
 @pytest.mark.parametrize("command", ["reboot", "reboot -f", "shutdown -r now", "/usr/sbin/reboot"])
-def test_a_host_that_is_told_to_reboot_does(fresh_labbox, command):
-    host = fresh_labbox["san1"]
+def test_a_host_that_is_told_to_reboot_does(host, command):
     before = host.boot_id
     with contextlib.suppress(subprocess.CalledProcessError):
         host.run(command)
@@ -93,15 +93,14 @@ def test_a_host_that_is_told_to_reboot_does(fresh_labbox, command):
     assert host.run("cat", BOOT_ID).strip() == host.boot_id != before
 
 
-def test_a_host_that_switches_itself_off_stays_off(fresh_labbox):
-    host = fresh_labbox["san1"]
+def test_a_host_that_switches_itself_off_stays_off(host):
     with contextlib.suppress(subprocess.CalledProcessError):
         host.run("poweroff")
     host.wait_for_power("off")
-    with pytest.raises(LabBoxError, match="san1 is off"):
+    with pytest.raises(LabBoxError, match="gpu01 is off"):
         host.wait_for_ssh()
     host.power_on()
-    assert host.run("hostname") == "san1\n"
+    assert host.run("hostname") == "gpu01\n"
     assert host.boots == 2
 
 
@@ -123,22 +122,19 @@ def test_a_host_that_is_switched_off_says_goodbye_and_one_that_lost_its_power_do
             untold.recv(100)
 
 
-def test_what_was_written_survives_a_loss_of_power_and_memory_does_not(fresh_labbox):
-    host = fresh_labbox["gpu01"]
+def test_what_was_written_survives_a_loss_of_power_and_memory_does_not(host):
     host.run("echo kept > /root/kept; touch /tmp/gone")
     host.reset()
     assert host.run("cat /root/kept; ls /tmp/gone 2>/dev/null || echo none") == "kept\nnone\n"
 
 
-def test_a_host_that_is_off_is_silent_and_does_not_refuse(fresh_labbox):
-    host = fresh_labbox["gpu01"]
+def test_a_host_that_is_off_is_silent_and_does_not_refuse(host):
     host.kill()
     with pytest.raises(TimeoutError):
         socket.create_connection((host.address, 22), 0.3)
 
 
-def test_a_frozen_host_takes_connections_and_answers_nothing_until_it_is_thawed(fresh_labbox):
-    host = fresh_labbox["gpu01"]
+def test_a_frozen_host_takes_connections_and_answers_nothing_until_it_is_thawed(host):
     host.freeze()
     with socket.create_connection((host.address, 22), 20) as connection:
         connection.settimeout(0.2)
@@ -149,8 +145,7 @@ def test_a_frozen_host_takes_connections_and_answers_nothing_until_it_is_thawed(
         assert connection.recv(100).startswith(b"SSH-")
 
 
-def test_a_host_is_away_for_as_long_as_its_boot_takes(fresh_labbox):
-    host = fresh_labbox["gpu01"]
+def test_a_host_is_away_for_as_long_as_its_boot_takes(host):
     host.set_boot_seconds(3600)
     before = host.boot_id
     host.reboot(wait=False)
@@ -161,8 +156,7 @@ def test_a_host_is_away_for_as_long_as_its_boot_takes(fresh_labbox):
     assert host.boot_id != before
 
 
-def test_a_disk_is_as_large_as_it_was_ordered(fresh_labbox):
-    host = fresh_labbox["gpu01"]
+def test_a_disk_is_as_large_as_it_was_ordered(host):
     with pytest.raises(subprocess.CalledProcessError) as info:
         host.run("head -c 300M /dev/zero > /root/large")
     assert "No space left on device" in info.value.stderr
@@ -171,3 +165,12 @@ def test_a_disk_is_as_large_as_it_was_ordered(fresh_labbox):
 def test_an_unknown_host_is_named_with_those_there_are(labbox):
     with pytest.raises(LabBoxError, match="the box has no host 'gpu3'; it has gpu01, gpu02, san1, bench"):
         labbox["gpu3"]
+
+
+def test_accounts_that_are_asked_for_can_log_in():
+    require_labbox()
+    with LabBox(["gpu01"], users=["ann", "bob"]) as box:
+        words = ["ssh", "-F", str(box.ssh_config), "gpu01", "-l", "bob", "id -un; pwd; touch mine; touch /home/ann/x"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=50)
+    assert done.stdout == "bob\n/home/bob\n"
+    assert "'/home/ann/x': Permission denied" in done.stderr

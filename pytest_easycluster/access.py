@@ -11,6 +11,8 @@ from pytest_easycluster.pool import missing
 from pytest_easycluster.tracebacks import has_users_frames, leave_out_our_own
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from easycluster.lab import Hosts, Lab, Need, NoHostFits
 
 NEEDS_LAB = "needs a lab: give --ec-inventory FILE"
@@ -53,12 +55,12 @@ def fail(message: str, cause: BaseException | None = None) -> NoReturn:
     raise failure
 
 
-def select(config: pytest.Config, lab: Lab, needs: list[Need], test: str) -> Hosts:
+def select(config: pytest.Config, lab: Lab, needs: list[Need], test: str, avoid: Sequence[str] = ()) -> Hosts:
     """Pick hosts; a lab that has none that fit is an error or a skip that names every candidate."""
     from easycluster.lab import LabRequestError, NoHostFits
 
     try:
-        return lab.select(needs, test)
+        return lab.select(needs, test, avoid=avoid)
     except NoHostFits as exc:
         error = exc
         # What is known to be broken is no news; the list says until when it may be.

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_easycluster.access import end_without_hosts, fail, find_lab, need_lab, select
+from pytest_easycluster.access import end_without_hosts, fail, find_lab, need_lab
 from pytest_easycluster.again import remember
-from pytest_easycluster.leasing import lease_when_used, leased
+from pytest_easycluster.leasing import lease_chosen, lease_when_used, leased
 
 if TYPE_CHECKING:
     from types import ModuleType
     from typing import Literal
 
     from easycluster.lab import FixtureEntry, GpuNode, Host, Hosts, Inventory, Lab, SanTarget
+    from easycluster.lab.holders import Mode
 
     ScopeName = Literal["session", "package", "module", "class", "function"]
 
@@ -49,8 +50,8 @@ def remote_hosts(request: pytest.FixtureRequest) -> Hosts:
     lab = need_lab(request.config)
     if not wishes.hosts:
         return lease_when_used(request, lab, lab.hosts)
-    hosts = select(request.config, lab, [wanted.need() for wanted in wishes.hosts], name_of_test(request))
-    return noted(request, leased(request, lab, hosts))
+    needs = [wanted.need() for wanted in wishes.hosts]
+    return noted(request, lease_chosen(request, lab, needs, name_of_test(request)))
 
 
 @pytest.fixture
@@ -89,8 +90,8 @@ def lab_fixture(request: pytest.FixtureRequest, name: str) -> Hosts:
     entry = lab.inventory.fixtures[name]
     if is_unavailable(lab, entry):
         pytest.skip(f"{name}: lab {lab.inventory.name!r} has no role {entry.role!r}")
-    hosts = select(request.config, lab, [need_of(entry)], name_of_test(request))
-    return noted(request, leased(request, lab, hosts, usually="shared" if name == "gpu_node" else "exclusive"))
+    usually: Mode = "shared" if name == "gpu_node" else "exclusive"
+    return noted(request, lease_chosen(request, lab, [need_of(entry)], name_of_test(request), usually=usually))
 
 
 def name_of_test(request: pytest.FixtureRequest) -> str:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_easycluster.access import connect, fail
+from pytest_easycluster.access import connect, fail, select
 from pytest_easycluster.options import add_setting, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from easycluster.lab import Host, Hosts, Lab
+    from easycluster.lab import Host, Hosts, Lab, Need
     from easycluster.lab.holders import Mode
     from easycluster.lab.leases import Lease, Release
 
@@ -100,6 +100,27 @@ def leased(
     return hosts
 
 
+def lease_chosen(
+    request: pytest.FixtureRequest, lab: Lab, needs: list[Need], test: str, *, usually: Mode = "exclusive"
+) -> Hosts:
+    """Choose hosts and lease them: those leased already first, then free ones; only if none is free, wait.
+
+    Whether a host is free is seen by asking for it, so no more hosts are connected than are needed to find out.
+    """
+    first = hosts = select(request.config, lab, needs, test)
+    busy: list[str] = []
+    while not set(busy).intersection(hosts.names):
+        connect(lab, hosts)
+        taken = _take(request.node, request.addfinalizer, lab, list(hosts), usually, False, wait=0.0)
+        if not taken:
+            return hosts
+        if not set(taken).intersection(hosts.names):
+            break  # a lock of the whole lab is taken, so other hosts would not help
+        busy += taken
+        hosts = select(request.config, lab, needs, test, avoid=busy)
+    return leased(request, lab, first, usually=usually)
+
+
 def lease_when_used(request: pytest.FixtureRequest, lab: Lab, hosts: Hosts) -> Hosts:
     """Lease each host, shared, when the test first uses it: it may have all of the lab and need two."""
 
@@ -132,8 +153,11 @@ def _take(
     hosts: list[Host],
     usually: Mode,
     shared: bool,
-) -> None:
+    wait: float | None = None,
+) -> list[str]:
+    """Take a lease; with ``wait=0`` the names of hosts come back that others have, instead of an error."""
     from easycluster.errors import EasyClusterError
+    from easycluster.lab import HostBusy
 
     label = lab.leases.label or str(getattr(node, "nodeid", "")) or "a test session"
     try:
@@ -144,12 +168,15 @@ def _take(
             usually=usually,
             locks=_locks_of(node),
             label=label,
+            wait=wait,
         )
     except EasyClusterError as exc:
+        if wait == 0.0 and isinstance(exc, HostBusy):
+            return [holder.host for holder in exc.holders]
         cause = exc
     else:
         add_finalizer(partial(_release, node, lease))
-        return
+        return []
     fail(lab.inventory.mask(str(cause)), cause)
 
 

@@ -117,17 +117,17 @@ class Lab:
         Args:
             needs: See :func:`easycluster.lab.make_need`.
             test: Name of the test, for the quarantine list.
-            prefer: Names of hosts to take first where they fit, such as those leased already.
+            prefer: Names of hosts to take first where they fit; if there are none, those leased already.
             avoid: Names of hosts to take only if others do not suffice, such as those that somebody else has.
 
         Raises:
             LabRequestError: If a need names a role or capability that the lab does not have.
             NoHostFits: If there are not enough hosts; the message names each and why not.
         """
-        wanted, others = list(needs), list(avoid)
+        wanted, first, others = list(needs), list(prefer) or self.leases.held, list(avoid)
         self.ask_probes(self._approach.candidates(wanted))
         while True:
-            picked = choose(self.inventory, wanted, test, prefer, others)
+            picked = choose(self.inventory, wanted, test, first, others)
             # A host that is not what the file says may make way for another.
             if not any(need.where or need.distinct for need in wanted):
                 break

@@ -160,7 +160,7 @@ class Strangers(Target):
             try:
                 for piece in pieces(data, how):
                     decoder.receive_data(piece)
-                    check(len(decoder._state[0]) <= MAX_RECORD + HEAD_SIZE, "more than a record is kept")
+                    check(len((decoder._state[0] or [b""])[0]) <= MAX_RECORD + HEAD_SIZE, "more than a record is kept")
                     check(not decoder.in_bulk, "a stranger announced buffers")
             except RemoteProtocolError:
                 return False

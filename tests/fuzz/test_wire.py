@@ -295,6 +295,9 @@ class Template:
     def fileno(self):
         return 0
 
+    def sendmsg(self, parts, _rights):
+        return sum(map(len, parts))
+
 
 @given(packets=PACKETS, keyed=st.booleans())
 def test_a_keeper_obeys_or_refuses(packets, keyed):

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_easycluster.access import find_lab
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 ENABLED = pytest.StashKey[bool]()
 
@@ -28,6 +32,33 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Begin, if the test before has imported EasyCluster."""
     _enable_if_used(item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Name in the title of a failure the hosts that it happened on."""
+    report = yield
+    if report.failed and call.excinfo is not None:
+        hosts = hosts_of(call.excinfo.value)
+        if hosts:
+            path, line, title = report.location
+            report.location = (path, line, f"{title} on {', '.join(hosts)}")
+    return report
+
+
+def hosts_of(exc: BaseException) -> list[str]:
+    """Names of the hosts that an exception, or any of a group, was raised on."""
+    found: list[str] = []
+    for each in (exc, *getattr(exc, "exceptions", ())):
+        traceback = each.__traceback__
+        while traceback is not None:
+            host = traceback.tb_frame.f_globals.get("__easycluster_host__")
+            if isinstance(host, str) and host not in found:
+                found.append(host)
+            traceback = traceback.tb_next
+    return found
 
 
 def _enable_if_used(config: pytest.Config) -> None:

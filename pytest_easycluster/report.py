@@ -30,10 +30,16 @@ def add_sections(item: pytest.Item, report: pytest.TestReport, lab: Lab) -> None
 
 
 class LiveOutput:
-    """Prints far sides' output as it comes, whole lines only, each with its host: ``[gpu01] text``."""
+    """Prints far sides' output as it comes, whole lines only, each with its host: ``[gpu01] text``.
 
-    def __init__(self, file: TextIO | None = None) -> None:
+    Args:
+        file: Where to, by default standard output.
+        config: Of a run with a terminal; a line that pytest has begun there is ended before.
+    """
+
+    def __init__(self, file: TextIO | None = None, config: pytest.Config | None = None) -> None:
         self._file = file
+        self._config = config
         self._lock = threading.Lock()
         # The beginning of a line whose end has not come yet.
         self._begun: dict[tuple[str, str], str] = {}
@@ -44,10 +50,24 @@ class LiveOutput:
             *lines, rest = (self._begun.pop((host, stream), "") + text).split("\n")
             if rest:
                 self._begun[host, stream] = rest
-            if lines:
-                file = self._file or sys.stdout
-                file.write("".join(f"[{host}] {line}\n" for line in lines))
-                file.flush()
+            self._print([f"[{host}] {line}\n" for line in lines])
+
+    def finish(self) -> None:
+        """Print what was written without an end of line behind it: nothing follows any more."""
+        with self._lock:
+            begun, self._begun = self._begun, {}
+            self._print([f"[{host}] {rest}\n" for (host, _), rest in begun.items()])
+
+    def _print(self, lines: list[str]) -> None:
+        if not lines:
+            return
+        if self._config is not None and self._config.pluginmanager.hasplugin("terminalreporter"):
+            writer = self._config.get_terminal_writer()
+            if writer.width_of_current_line:
+                writer.line()
+        file = self._file or sys.stdout
+        file.write("".join(lines))
+        file.flush()
 
 
 def header(inventory: Inventory) -> str:

@@ -38,7 +38,10 @@ def start(config: pytest.Config) -> None:
     inventory = pool.narrow(config, inventory)
     pool.missing(config)  # a wrong word is to be known before anything runs
     is_worker = hasattr(config, "workerinput")
-    live = LiveOutput() if config.getoption("capture") == "no" and not is_worker else None
+    live = None
+    if config.getoption("capture") == "no" and not is_worker:
+        live = LiveOutput(config=config)
+        config.add_cleanup(live.finish)
     lab = Lab(inventory, live=live)
     config.stash[LAB] = lab
     # A run that ends before its session began has no pytest_sessionfinish.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from easycluster.client import wishes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from easycluster.client.client import BaseClient
 
 __all__ = ["Console", "act", "kept_by", "note_kept", "open_debuggers"]
@@ -36,7 +41,8 @@ class Console:
         prompt = text.rpartition("\n")[2]
         self.say(text[: len(text) - len(prompt)])
         try:
-            return input(prompt) + "\n"
+            with _plain_ctrl_c():
+                return input(prompt) + "\n"
         except EOFError:
             return ""
         except KeyboardInterrupt:
@@ -47,6 +53,19 @@ class Console:
 
 
 _console = Console()
+
+
+@contextlib.contextmanager
+def _plain_ctrl_c() -> Iterator[None]:
+    """Have Ctrl-C mean the prompt and nothing else, whoever listens for it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def open_debuggers(console: Console | None = None, keep_failures: bool = False) -> None:

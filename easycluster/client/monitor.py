@@ -333,6 +333,8 @@ class Control:
 
     def worker_replaced(self) -> None:
         """Forget the worker that died: a new one is asked for."""
+        # It counts from the beginning again: its first answers must not find their output marked as here.
+        self._marks[0] = 0
         self.died = None
         self.worker_pid = 0
         self.last_output = b""

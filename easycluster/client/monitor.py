@@ -429,6 +429,9 @@ class Monitor:
         while True:
             with self._lock:
                 if self._thread is not me:
+                    if self._thread is None:
+                        # Else the last session would be held until the next one comes.
+                        self._served = frozenset()
                     return
                 self._served = controls = frozenset(self._controls)
             while self.errands:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from easycluster.lab import Host, Hosts, Lab, Need
     from easycluster.lab.holders import Mode
-    from easycluster.lab.leases import Lease, Release
+    from easycluster.lab.leases import Lease
+    from easycluster.lab.releases import Release
 
 LEAKS = ("warn", "error", "off")
 # What user_properties, which pytest-xdist carries and JUnit shows, call a leftover.

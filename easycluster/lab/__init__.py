@@ -16,12 +16,13 @@ from easycluster.lab.host import GpuNode, Host, SanTarget
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.inventory import DEFAULT_FIXTURES, FixtureEntry, HostEntry, Inventory, Quarantine, Role
 from easycluster.lab.lab import Lab
-from easycluster.lab.leases import Failure, Lease, LeasedHosts, Leases, Leftover, Release
+from easycluster.lab.leases import Lease, LeasedHosts, Leases
 from easycluster.lab.losses import Aftermath, NotLost, is_loss
 from easycluster.lab.parallel import HostErrors
 from easycluster.lab.patterns import PatternError, matching, narrowed
 from easycluster.lab.positions import InventoryError, Place, Problem
 from easycluster.lab.reader import read_inventory
+from easycluster.lab.releases import Failure, Leftover, Release
 from easycluster.lab.variables import Secret
 from easycluster.lab.where import Where, WhereError
 

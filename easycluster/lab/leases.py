@@ -16,7 +16,7 @@ import random
 import socket
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +24,7 @@ from easycluster.errors import SessionError
 from easycluster.lab.holders import Holder, HostBusy, LeaseError, LockRule, Mode, span
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.parallel import run_all
+from easycluster.lab.releases import Failure, Leftover, Release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from easycluster.lab.host import Host
     from easycluster.lab.lab import Lab
 
-__all__ = ["Failure", "Lease", "LeasedHosts", "Leases", "Leftover", "Release"]
+__all__ = ["Lease", "LeasedHosts", "Leases"]
 
 DEFAULT_WAIT: Final = 600.0
 # How often a host that is taken is asked again, and how often we say that we still wait.
@@ -41,59 +42,6 @@ FIRST_LOOK, LAST_LOOK, TELL_EVERY = 0.05, 1.0, 60.0
 ANSWER_TIME, UNDO_TIME = 20.0, 600.0
 
 Wanted = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An undo that did not work.
-
-    Attributes:
-        host: Where.
-        what: What was to be done.
-        error: What was wrong.
-        output: The end of what it printed.
-    """
-
-    host: str
-    what: str
-    error: str
-    output: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.host}: undo failed: {self.what}: {self.error}"
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """Something that was not there when the lease began.
-
-    Attributes:
-        host: Where.
-        kind: ``"process"``, ``"mount"``, ``"port"`` or ``"file"``.
-        what: Which.
-    """
-
-    host: str
-    kind: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.host}: {self.kind} {self.what}"
-
-
-@dataclass
-class Release:
-    """What came of ending a lease.
-
-    Attributes:
-        failures: Undos that did not work.
-        leftovers: What the test left; processes among it are gone by now.
-        lost: Hosts that were gone; they set themselves back.
-    """
-
-    failures: list[Failure] = field(default_factory=list)
-    leftovers: list[Leftover] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -90,7 +90,6 @@ def test_nothing_is_left_when_the_inner_supervisor_is_killed(owner):
 def test_only_files_are_left_when_the_outer_supervisor_is_killed_and_the_next_box_removes_them(owner):
     os.kill(owner.supervisor, signal.SIGKILL)
     folder = owner.traces.folder
-    owner.process.kill()
     assert owner.traces.wait_for_end(ignore="folder") == []
     with LabBox(["gpu01"]):
         assert not folder.exists()

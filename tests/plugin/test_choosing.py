@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 
 import pytest
-
-from easycluster import Lab
 
 LAB = """
 name: bench
@@ -110,6 +110,16 @@ def test_every_marker_is_registered(bench):
     bench.run("--strict-markers", "-W", "error").assert_outcomes(passed=2)
 
 
+OTHER = """
+import sys
+from easycluster import Lab
+
+with Lab.load("lab.yaml") as lab, lab.lease("gpu", label="the night"):
+    print("leased", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_own_leases_come_first_then_free_hosts_and_only_then_those_that_others_have(bench, tmp_path, monkeypatch):
     monkeypatch.setenv("EC_LOCK_DIRECTORY", str(tmp_path / "locks"))
     bench.tests("""
@@ -128,8 +138,11 @@ def test_own_leases_come_first_then_free_hosts_and_only_then_those_that_others_h
         def test_all(remote_hosts): pass
         """)
 
-    with Lab.load(bench.pytester.path / "lab.yaml") as lab, lab.lease("gpu", label="the night"):
+    # A process of its own: pytester forgets modules of this one, and definitions are modules.
+    with subprocess.Popen([sys.executable, "-c", OTHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"leased\n"
         result = bench.run("--ec-wait=0", "-v")
+        other.communicate(b"", timeout=60)
 
     result.stdout.fnmatch_lines(["*::test_free PASSED*", "*::test_own PASSED*", "*::test_all BUSY*", "*the night*"])
 

@@ -357,7 +357,7 @@ def test_role_code_that_fails_over_there_is_an_error_of_the_setup_with_its_line(
     result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines(
         [
-            "_* ERROR at setup of test_fails_there _*",
+            "_* ERROR at setup of test_fails_there on gpu01 _*",
             "",
             ">   import no_such_driver",
             "E   ModuleNotFoundError: No module named 'no_such_driver'",

@@ -25,8 +25,8 @@ from easycluster import (
 from easycluster.server import spawn_local
 
 from .ledger import DEFINITIONS, Ledger
-from .resources import in_use, settled
-from .scale import grown, memory_grown
+from .resources import grown, in_use, settled
+from .scale import memory_grown
 
 __all__ = ["mixed"]
 
@@ -44,9 +44,9 @@ LATE = 30.0
 
 LARGE = 1 << 18
 
-# How many of our objects may be there more: what was chosen last is still held by who did it.  What every
-# fault, or every thousandth call, leaves is more.
-SPARE = 8
+# How many may be there more: the last thing chosen is still held by who did it, and each session has a
+# thread on either side that starts when it is first needed.  What every fault leaves is more.
+SPARE = {"objects": 8, "far_objects": 8, "threads": 2, "far_threads": 2}
 
 
 class Interrupted(BaseException):
@@ -314,7 +314,8 @@ def mixed(over_tcp, path, seconds, faults, seed=1):
                 break
         wrong = ledger.wrong + [text for party in parties for text in party.trouble]
         if not wrong:
-            now = settled(before, [party.client for party in parties], spare=SPARE)
+            # A connection begun for a keeper that was killed meanwhile is given up after 30 s only.
+            now = settled(before, [party.client for party in parties], seconds=60.0, spare=SPARE)
             more = grown(before, now, SPARE)
             wrong += [f"{count} more {name} than when it was warm" for name, count in more.items()]
             if more:

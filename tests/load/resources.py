@@ -13,7 +13,7 @@ from pathlib import Path
 
 from support.owners import family, processes
 
-__all__ = ["Use", "in_use", "settled"]
+__all__ = ["Use", "grown", "in_use", "quiet", "settled"]
 
 # The same on both sides: objects whose class is ours.
 COUNT_OURS = """
@@ -95,7 +95,20 @@ def in_use(clients=()):
     )
 
 
-def settled(before, clients=(), seconds=30.0, spare=0):
+def quiet(seconds=5.0):
+    """Wait until what was closed just now is gone, so that it does not count as used before."""
+    end = time.monotonic() + seconds
+    last = in_use()
+    while time.monotonic() < end:
+        time.sleep(0.2)
+        now = in_use()
+        if now.counts() == last.counts():
+            break
+        last = now
+    return last
+
+
+def settled(before, clients=(), seconds=30.0, spare=None):
     """Wait until no count is higher than before; return what is in use then, whether or not it is so."""
     end = time.monotonic() + seconds
     while True:
@@ -105,11 +118,11 @@ def settled(before, clients=(), seconds=30.0, spare=0):
         time.sleep(0.05)
 
 
-def grown(before, now, spare=0):
-    """Return which counts are higher than before, and by how much; so many objects of ours may be more."""
+def grown(before, now, spare=None):
+    """Return which counts are higher than before, and by how much; ``spare`` says how much is no matter."""
     old = before.counts()
-    more = {name: count - old[name] for name, count in now.counts().items() if count > old[name]}
-    return {name: count for name, count in more.items() if not (name.endswith("objects") and count <= spare)}
+    more = {name: count - old[name] for name, count in now.counts().items()}
+    return {name: count for name, count in more.items() if count > (spare or {}).get(name, 0)}
 
 
 def _kib(path, name):

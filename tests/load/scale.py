@@ -10,7 +10,7 @@ from easycluster import Client, generate_key
 from easycluster.server import Server, spawn_local
 
 from .ledger import DEFINITIONS
-from .resources import grown, in_use, settled
+from .resources import grown, in_use, quiet, settled
 
 __all__ = ["MEMORY", "connects", "crowd", "references", "server"]
 
@@ -42,7 +42,7 @@ def crowd(open_one, count=64):
         What was measured, and what is wrong.
     """
     open_one().close()
-    before = settled(in_use(), seconds=5)
+    before = quiet()
     with ThreadPoolExecutor(count) as pool:
         begin = time.monotonic()
         clients = list(pool.map(lambda _: open_one(), range(count)))
@@ -71,7 +71,7 @@ def connects(open_one, count):
 
     for number in range(WARM):
         once(number)
-    before = settled(in_use(), seconds=5)
+    before = quiet()
     begin = time.monotonic()
     for number in range(count):
         once(number)

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from .ledger import Ledger
 from .mixed import mixed
 from .scale import connects, crowd, opener, references, server
 
@@ -46,3 +47,21 @@ def test_mixed_work_loses_nothing_and_does_nothing_twice(over_tcp, tmp_path, fau
     assert wrong == []
     assert figures["returned"] > 100
     assert bool(figures["faults"]) == faults
+
+
+def test_books_that_do_not_agree_are_noticed(tmp_path):
+    ledger = Ledger(tmp_path / "ledger")
+    once, twice, lost, failed = (ledger.ask() for _ in range(4))
+    ledger.came_back(once, twice, lost)
+    ledger.path.write_text("".join(f"{token} 1\n" for token in (once, twice, twice, failed, 99)))
+    ledger.check()
+    assert ledger.wrong == [
+        f"{twice} was answered and done 2 times",
+        f"{lost} was answered and done 0 times",
+        "99 was done and never asked for",
+    ]
+    ledger.wrong.clear()
+    ledger.called(once, 0)
+    ledger.called(once, 0)
+    ledger.check()
+    assert ledger.wrong == [f"({once}, 0) was called back 2 times"]

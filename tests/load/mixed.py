@@ -45,8 +45,9 @@ LATE = 30.0
 LARGE = 1 << 18
 
 # How many may be there more: the last thing chosen is still held by who did it, and each session has a
-# thread on either side that starts when it is first needed.  What every fault leaves is more.
-SPARE = {"objects": 8, "far_objects": 8, "threads": 2, "far_threads": 2}
+# thread on either side that starts when it is first needed.  A callback sent with a call that a signal interrupted
+# may be held until its session ends (some _Export).  What every fault leaves is more.
+SPARE = {"objects": 40, "far_objects": 8, "threads": 2, "far_threads": 2}
 
 
 class Interrupted(BaseException):

@@ -24,7 +24,7 @@ from easycluster.wire.pickling import BULK, FAILED, STACK_GLOBAL, is_plain_dumps
 from easycluster.wire.records import HEAD_SIZE, pack_head, pack_number, same
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from easycluster.client.client import BaseClient
     from easycluster.client.session import NearSession
@@ -77,12 +77,13 @@ def make_call(
             if dump is not None:
                 dump.take_back()
             raise
-        buffers: Sequence[memoryview] = ()
+        thread = 0 if one_thread else owner()._thread_number(None)
         if STACK_GLOBAL in body or len(body) >= BULK or met:
             body, buffers = values.finish_dumps(operation, name_parts, body, take_met())
-        thread = 0 if one_thread else owner()._thread_number(None)
-        if buffers or dropped or is_owned() or len(body) > MAX_INLINE or not take_role(False):
-            return owner()._request_pickled(session, operation, body, buffers, thread, origexc)
+            if buffers or len(body) > MAX_INLINE:
+                return owner()._request_pickled(session, operation, body, buffers, thread, origexc)
+        if dropped or is_owned() or not take_role(False):
+            return owner()._request_pickled(session, operation, body, (), thread, origexc)
         pending = None
         began = monotonic()
         try:

@@ -49,6 +49,8 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
     take_role, leave_role = reading.acquire, reading.release
     waiting, unwanted, ident = thread.inbox.items, worker.cancelled, thread.ident
     begin, ended = thread.running.append, thread.running.pop
+    # A worker's stream lives as long as the process.
+    (read, sizes), (write, options) = stream.read_step, stream.write_step
     sealed = session.macs is not None
     if session.macs is not None:
         (copy_out_inner, copy_out_outer), (copy_in_inner, copy_in_outer) = session.macs
@@ -59,12 +61,12 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
         function: Any = None
         body: Any = None
         buffers: Any = None
+        kind = Kind.REPLY
         while not waiting and not special and take_role(False):
             try:
                 begun, number, chunks = decoder._state
                 if begun or chunks:
                     return
-                read, sizes = stream.read_step
                 chunks.extend(map(read, sizes))
                 data = chunks[0]
                 if sealed:
@@ -77,8 +79,8 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
                     if not same(pack_head(len(data), outer.digest()), record[:HEAD_SIZE]):
                         return
                     number += 1
-                length, kind, request, number_of_thread = _unpack(data)
-                if kind != _PLAIN_CALL or number_of_thread or length != len(data) - 16:
+                length, what, request, number_of_thread = _unpack(data)
+                if what != _PLAIN_CALL or number_of_thread or length != len(data) - 16:
                     return
                 decoder._state = (None, number, [])
             except struct.error:
@@ -137,8 +139,6 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
                 kind = Kind.RAISE
                 value = exc
                 body, buffers = session.dump_failure(exc)
-            else:
-                kind = Kind.REPLY
             if plain and not (unseen or dropped or special):
                 del inside[ident]
                 data = _pack(len(body), _PLAIN_REPLY, request, 0) + body
@@ -159,7 +159,6 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
                         number += 1
                     counts: List[int] = []
                     session.sending = data, counts, number
-                    write, options = stream.write_step
                     try:
                         counts.extend(map(write, (data,), options) if options else map(write, (data,)))
                     except BlockingIOError:
@@ -180,6 +179,7 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
                 session.send(kind, request, body, buffers, mark, flags)
                 # Who sends something by reference looks at our variables, and Python keeps what they were then.
                 value = operation = function = body = buffers = None
+                kind = Kind.REPLY
                 locals()
             # Not earlier: with the value may go the last proxy for an object that the answer brings back.
             value = operation = function = None

@@ -28,6 +28,12 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers run on POSIX
 SOON = 20.0
 
 
+@pytest.fixture(autouse=True)
+def no_wishes(monkeypatch):
+    """The plugin tells far sides nothing, so that a log has what the test asks for and no more."""
+    monkeypatch.setattr("easycluster.client.wishes._wishes", {})
+
+
 def read(path):
     """Return the events of a log, each with its name and fields but the time."""
     events = [json.loads(line) for line in path.read_text().splitlines()]

@@ -372,3 +372,10 @@ def test_only_modules_under_given_roots_are_sent(project):
     assert find_local_module("mylab", roots=[project]) is not None
     assert find_local_module("mylab", roots=[project / "other"]) is None
     assert find_local_module("json", roots=[Path(linecache.__file__).parent]) is not None
+
+
+def test_definitions_survive_that_sys_modules_is_put_back(monkeypatch):
+    module = easycluster.definitions_module("easycluster.remote_code")
+    monkeypatch.delitem(sys.modules, "easycluster.remote_code")
+    assert easycluster.definitions_module("easycluster.remote_code") is module
+    assert sys.modules["easycluster.remote_code"] is module

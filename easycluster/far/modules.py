@@ -386,6 +386,10 @@ def definitions(name: str, keep_source: bool = True, make_packages: bool = False
         if not all(part.isidentifier() for part in name.split(".")):
             raise ImportError(f"{name!r} cannot be imported by that name; write identifiers joined by dots", name=name)
         package, last = _package_of(name, make_packages)
+        if record is not None and package is not None and getattr(package, last, None) is record.module:
+            # Somebody has put sys.modules back to what it was before, as in-process runs of pytest do.
+            sys.modules[name] = record.module
+            return record
         if package is not None and hasattr(package, last):
             raise ImportError(
                 f"{package.__name__!r} already has something named {last!r}; choose another name for the definitions",

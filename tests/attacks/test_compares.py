@@ -60,7 +60,7 @@ def compares(monkeypatch):
         return real(a, b)
 
     monkeypatch.setattr(hmac, "compare_digest", compare)
-    monkeypatch.setattr("easycluster.wire.records._equal", compare)
+    monkeypatch.setattr("easycluster.wire.records.same", compare)
     return seen
 
 
@@ -75,5 +75,5 @@ def test_every_proof_and_every_tag_goes_through_the_one_comparison(compares):
     mac, record = Mac(key), Mac(key).seal(3, b"frames")
     assert mac.open(3, record) == b"frames"
     assert mac.verify(3, b"frames", record[4:36])
-    # Whole tags, both times.
-    assert compares[2:] == [(record[4:36], record[4:36])] * 2
+    # With the length in front of the tag, and the tag alone.
+    assert compares[2:] == [(record[:36], record[:36]), (record[4:36], record[4:36])]

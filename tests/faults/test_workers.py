@@ -173,7 +173,7 @@ def test_a_call_that_wants_too_much_memory_is_a_memory_error(starved, function, 
 @pytest.mark.fault("memory")
 def test_a_result_for_which_there_is_no_memory_is_a_memory_error(starved, outcome):
     with outcome.raises(MemoryError):
-        starved.eval("'x' * (48 << 20)", origexc="quiet")
+        starved.eval("'x' * (60 << 20)", origexc="quiet")
     outcome.lives(starved)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from .ledger import Ledger
 from .mixed import mixed
 from .scale import connects, crowd, opener, references, server
 
-SECONDS = 20 if os.environ.get("CI") else 15
+SECONDS = 10
 
 
 @pytest.fixture(scope="module")

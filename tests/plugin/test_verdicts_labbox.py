@@ -33,9 +33,9 @@ hosts:
 
 TOOLS = """
 import threading, time
-from easycluster.labbox import LabBox
+from easycluster.labbox import RunningBox
 
-box = LabBox.running({folder!r})
+box = RunningBox({folder!r})
 
 def soon(what):
     "Do something to a box's host in the middle of the call that comes next."

@@ -7,10 +7,12 @@ files of yours.  ``fresh_labbox`` is a new one for one test, ready in half a sec
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import easycluster
 from easycluster.labbox import LabBox, missing
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["HOSTS", "fresh_labbox", "labbox", "require_labbox"]
 
 HOSTS = ("gpu[01:02]", "san1", "bench")
+
+# Where easycluster is imported from, which may lie in a home or in /tmp.
+CHECKOUT = Path(easycluster.__file__).parents[1]
 
 
 def require_labbox() -> None:
@@ -34,7 +39,7 @@ def require_labbox() -> None:
 def labbox() -> Iterator[LabBox]:
     """Hosts gpu01, gpu02, san1 and bench, for all tests of this process; leave them as they are."""
     require_labbox()
-    with LabBox(HOSTS) as box:
+    with LabBox(HOSTS, share=[CHECKOUT]) as box:
         yield box
 
 
@@ -42,5 +47,5 @@ def labbox() -> Iterator[LabBox]:
 def fresh_labbox() -> Iterator[LabBox]:
     """The same hosts for this test alone, which may do with them what it wants."""
     require_labbox()
-    with LabBox(HOSTS) as box:
+    with LabBox(HOSTS, share=[CHECKOUT]) as box:
         yield box

@@ -12,13 +12,14 @@ import os
 import traceback
 from typing import Any
 
-from easycluster.client import wishes
-
 __all__ = ["bring_logs", "deliver"]
 
 
 def bring_logs() -> None:
     """Have all far sides send what they log from now on, at the levels of this side's loggers."""
+    # Here: what it needs comes to us for :func:`deliver`.
+    from easycluster.client import wishes
+
     manager = logging.root.manager
     if getattr(manager, "_ec_watched", False):
         return

@@ -20,6 +20,7 @@ from _thread import allocate_lock
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from easycluster.client.logs import deliver
 from easycluster.client.plain import load_plain
 from easycluster.errors import ConnectionLost, ProtocolError, RemoteProtocolError
 from easycluster.wire.faults import first_words
@@ -246,8 +247,6 @@ class Control:
             finally:
                 self.send_quietly(Kind.CREDIT, len(body))
         elif kind == Kind.LOG:
-            from easycluster.client.logs import deliver
-
             try:
                 deliver(self.label, self._load(body, dict))
             finally:

@@ -75,6 +75,9 @@ def test_a_breakpoint_opens_here_and_the_call_goes_on(pytest_in_terminal, versio
     # Up to the place: readline may show the prompt again with what is typed.
     child.expect(r"stop\(\)")
     assert "easycluster" not in child.before
+    # What readline shows again is no prompt that waits; the one behind an answer is.
+    child.sendline("p 'rea' + 'dy'")
+    child.expect("'ready'")
     child.expect(PROMPT)
     child.sendintr()
     child.expect("KeyboardInterrupt")

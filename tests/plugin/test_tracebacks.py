@@ -258,11 +258,11 @@ def test_nothing_is_sent_that_nobody_wants(suite, lab):
     lab()
     suite.tests("""
         import logging
-        from easycluster.client import logs
+        from easycluster.client import monitor
 
         def test_quiet(gpu_node, monkeypatch, caplog):
             seen = []
-            monkeypatch.setattr(logs, "deliver", lambda host, fields: seen.append(fields["msg"]))
+            monkeypatch.setattr(monitor, "deliver", lambda host, fields: seen.append(fields["msg"]))
             gpu_node.talk()
             assert seen == ["hot"]
             caplog.set_level(logging.ERROR)

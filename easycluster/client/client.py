@@ -45,6 +45,8 @@ SINGLE = -1
 _deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("easycluster_deadline", default=None)
 # The same deadlines of all threads: whether there is any costs less to ask than whether there is one here.
 _deadlines: list[float] = []
+# In ``special`` of a session whose definitions are not all there yet.
+_BEGINNING = "beginning"
 _monotonic = time.monotonic
 
 
@@ -159,14 +161,23 @@ class BaseClient(Calls, Output):
 
             try:
                 shielded(lambda: made.append(opener()), undo)
-                self._use(made[0])
-                self._after_connect()
+                self._begin(made[0])
             except BaseException as exc:
                 if made:
                     self._endpoint = made[0]
                     interrupted = not isinstance(exc, Exception)
                     self.close("connecting was interrupted" if interrupted else "the definitions could not be sent")
                 raise
+
+    def _begin(self, endpoint: Endpoint) -> None:
+        """Use a session from now on and send the definitions; calls of other threads wait until they are there."""
+        self._use(endpoint)
+        session = self._session
+        assert session is not None  # _use has set it
+        try:
+            self._after_connect()
+        finally:
+            session.special.discard(_BEGINNING)
 
     def _use(self, endpoint: Endpoint) -> None:
         if self._finalizer is None or endpoint is not self._endpoint:
@@ -176,6 +187,7 @@ class BaseClient(Calls, Output):
         self._endpoint = endpoint
         self._session = session = endpoint.session
         assert session is not None  # open() has made it
+        session.special.add(_BEGINNING)
         wishes.mark(session)
         session.completions = self._arrivals.completions
         session.notify_completed = self._arrivals.arrived
@@ -237,9 +249,8 @@ class BaseClient(Calls, Output):
             if endpoint.session is not None:
                 endpoint.session.reclaim()
             shielded(lambda: endpoint.respawn(timeout), lambda: endpoint.close("reconnecting was interrupted"))
-            self._use(endpoint)
             self._ended_error = None
-            self._after_connect()
+            self._begin(endpoint)
             endpoint.respawning = False
         except BaseException as exc:
             if not isinstance(exc, Exception):
@@ -332,6 +343,10 @@ class BaseClient(Calls, Output):
         session = self._session
         if session is None or session.ended is not None:
             session = self._usable()
+        if _BEGINNING in session.special:
+            # The thread that connects holds the lock until the definitions are there; it is the only one to pass.
+            with self._lock:
+                session = self._usable()
         if WISHES in session.special:
             self._tell_wishes(session)
         thread = self._thread_number(threadid)

@@ -6,11 +6,13 @@ import copy
 import importlib
 import itertools
 import sys
+import threading
+import time
 import traceback
 
 import pytest
 
-from easycluster import SerializationError, define_common, definitions_module
+from easycluster import SINGLE, SerializationError, define_common, definitions_module
 
 DEFINITIONS = ["contract_definitions", "contract_package.code"]
 
@@ -252,3 +254,30 @@ def test_far_side_code_may_define_for_itself(client):
 def test_a_name_in_use_by_a_module_is_refused_for_definitions(connect):
     with pytest.raises(ImportError, match="'json' is a module already"):
         connect(definitions="json")
+
+
+def test_calls_of_other_threads_wait_for_the_definitions(connect, name, tmp_path):
+    go = tmp_path / "go"
+    go.touch()
+    wait = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.005)\n"
+    define_common(f"{wait}def late(): return 5\n", name)
+    client = connect(definitions=name)
+    before = client._session
+    go.unlink()
+    answers = []
+    connecting = threading.Thread(target=client.reconnect)
+    # A far-side thread of its own, which does not wait for the one that evaluates definitions.
+    calling = threading.Thread(target=lambda: answers.append(client.call("late", threadid=SINGLE, origexc="quiet")))
+    connecting.start()
+    try:
+        while client._session is before or not client.connected:
+            assert connecting.is_alive()
+            time.sleep(0.001)
+        calling.start()
+        calling.join(0.2)
+        assert calling.is_alive()
+    finally:
+        go.touch()
+        connecting.join()
+    calling.join()
+    assert answers == [5]

@@ -368,8 +368,10 @@ def run_server(
         ) as server,
         contextlib.ExitStack() as stack,
     ):
-        server.log(f"listening on {server.where}")
-        announce = _daemonize() if daemonize else None
+        announce = None
+        if daemonize:
+            server.log(f"listening on {server.where}")  # while there is a terminal to say it on
+            announce = _daemonize()
         try:
             if pid_path is not None:
                 stack.enter_context(_pid_file(pid_path))
@@ -379,7 +381,9 @@ def run_server(
             if announce is not None:
                 announce((exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__)
             raise
-        if announce is not None:
+        if announce is None:
+            server.log(f"listening on {server.where}")  # who reads this may signal the process at once
+        else:
             announce("")
         _running = server
         try:

@@ -18,7 +18,8 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from easycluster.link.session import is_quick, name_parts
+from easycluster.link.sending import is_quick
+from easycluster.link.session import name_parts
 from easycluster.wire.frames import MAX_INLINE, PLAIN_HEADER, Kind, plain_kind
 from easycluster.wire.pickling import BULK, FAILED, STACK_GLOBAL, is_plain_dumps, keep, met, required, take_met
 from easycluster.wire.records import HEAD_SIZE, pack_head, pack_number, same
@@ -56,7 +57,7 @@ def make_call(
     inside, special, dropped, parked = session.inside, session.special, session._dropped, session.parked
     sleepers, completions, ids = session._sleepers, session.completions, session._ids
     values, reading = session.values, session._reading
-    is_owned, take_role, leave_role = reading._is_owned, reading.acquire, reading.release  # type: ignore[attr-defined]
+    is_owned, take_role, leave_role = reading._is_owned, reading.acquire, reading.release
     # Nobody closes the stream while we hold the reading role.
     (read, sizes), (write, flags) = stream.read_step, stream.write_step
     sealed = session.macs is not None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, List
 from easycluster.far.output import unseen
 from easycluster.far.session import Interrupted
 from easycluster.link.operations import Op
-from easycluster.link.session import is_quick
+from easycluster.link.sending import is_quick
 from easycluster.wire.frames import PLAIN_HEADER, Kind, plain_kind
 from easycluster.wire.pickling import BULK, FAILED, STACK_GLOBAL, is_plain_dumps, keep, met, required, take_met
 from easycluster.wire.records import HEAD_SIZE, pack_head, pack_number, same

@@ -5,9 +5,7 @@ else does, because handing a message to another thread costs more than the call 
 (6 us on one core, 55 us on two).  So exactly one waiting thread holds the *reading role*; it puts
 what belongs to others into their hands, and passes the role to exactly one of them when it leaves.
 
-A signal handler may raise at any point (Ctrl-C, a test's time limit).  Therefore all state of the
-stream changes in single stores or in single steps of the interpreter (``deque.append``,
-``list.extend`` of a ``map``), and the next thread that comes finds it either before or after.
+What :mod:`easycluster.link.sending` says about signals holds here, too.
 
 This module is shipped to the far side.
 """
@@ -15,51 +13,26 @@ This module is shipped to the far side.
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
 import time
 from _thread import allocate_lock, get_ident
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, NoReturn, Optional, Sequence, Set, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
 from easycluster.errors import LocalProtocolError, ProtocolError
 from easycluster.link.pending import Expired, Pending, Waiter, wake
+from easycluster.link.sending import Sender, locks_here, own
 from easycluster.link.watcher import Watcher
-from easycluster.wire.frames import (
-    COMPRESSED,
-    HEADER,
-    MAX_INLINE,
-    NESTED,
-    Frame,
-    FrameDecoder,
-    FrameEncoder,
-    Kind,
-    compress,
-    decompress,
-    frame,
-)
+from easycluster.wire.frames import COMPRESSED, NESTED, Frame, FrameDecoder, Kind, decompress
 from easycluster.wire.records import Mac
 
-# References given back in one frame: at most 32 bytes each.
-RELEASES_AT_ONCE = 4096
-# Bytes from which a body is worth compressing, on a link that compresses.
-COMPRESS_FROM = 512
-
 if TYPE_CHECKING:
-    from types import CodeType, FrameType
-
     from easycluster.stream import ByteStream
 
-__all__ = ["Session", "is_quick", "name_parts", "own"]
+__all__ = ["Session", "name_parts"]
 
 _monotonic = time.monotonic
-_pack = HEADER.pack
 _take = deque.popleft
-# Milliseconds after which nobody is sending what the quick way has begun to send.
-_TRIES = 2000
-# Code of the functions that is_quick() decorates.
-_quick: Set[CodeType] = set()
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def name_parts(operation: Tuple[Any, ...]) -> List[str]:
@@ -72,7 +45,7 @@ def name_parts(operation: Tuple[Any, ...]) -> List[str]:
     return names
 
 
-class Session:
+class Session(Sender):
     """One end of one data link.
 
     Args:
@@ -94,27 +67,14 @@ class Session:
         receive_key: Optional[bytes] = None,
         max_frame: int = 4 << 30,
     ) -> None:
-        self.stream = stream
         self.values = values
         mac = Mac(send_key) if send_key is not None else None
-        self._encoder = FrameEncoder(mac)
-        self._seal = mac.seal if mac is not None else None
+        super().__init__(stream, mac, values.proxies.dropped)
         their_mac = Mac(receive_key) if receive_key is not None else None
         self._decoder = FrameDecoder(their_mac, max_frame)
         # What makes copies of the keyed states of both directions.
         self.macs = (mac.prepared, their_mac.prepared) if mac is not None and their_mac is not None else None
-        self._dumps = values.dumps
-        # Bytes, how many of them are written (a list that only grows), record number after them.
-        self._outgoing: Deque[Tuple[Any, List[int], int]] = deque()
-        self._number = 0
-        # RLocks, because they know their owner: a signal between taking a lock and the ``try``
-        # behind it would otherwise leave it locked for ever.
-        self._writing = threading.RLock()
-        # Whether whoever holds it writes now.  The quick way of a plain call does not take it: it
-        # says so in ``sending`` first and looks at this then, the others do it the other way round.
-        self.writer_at_work = False
-        # What the quick way is sending, as in ``_outgoing``; True while it makes that; else None.
-        self.sending: Any = None
+        # An RLock as the writing lock is, and for the same reason.
         self._reading = threading.RLock()
         self._sleepers: Dict[int, Waiter] = {}
         self._idlers: Set[Waiter] = set()
@@ -133,7 +93,6 @@ class Session:
         self._watcher: Optional[Watcher] = None
         # The watcher, while it sleeps until somebody has read.
         self.parked: List[Watcher] = []
-        self._dropped = values.proxies.dropped
 
     @property
     def ended(self) -> Optional[BaseException]:
@@ -177,7 +136,7 @@ class Session:
     def completed(self) -> None:
         """A request with ``on_done`` was answered; called by the reading thread, must not block."""
 
-    # Sending -----------------------------------------------------------------------------------
+    # Requests ----------------------------------------------------------------------------------
 
     def request(
         self,
@@ -242,218 +201,6 @@ class Session:
             self._digest()
         return pending
 
-    def send(
-        self,
-        kind: int,
-        request: int,
-        body: bytes,
-        buffers: Sequence[memoryview] = (),
-        thread: int = 0,
-        flags: int = 0,
-        deadline: Optional[float] = None,
-    ) -> None:
-        """Send one message; large ones in pieces.
-
-        Raises:
-            Expired: If the peer takes no bytes until the deadline.
-            OSError: If the link has ended.
-        """
-        if self.ended is not None:
-            raise self.ended
-        writing = self._writing
-        if writing._is_owned():  # type: ignore[attr-defined]  # of an RLock
-            self._reclaim(writing)
-        if buffers or len(body) > MAX_INLINE or self._dropped or self.compress:
-            self._send_slowly(kind, request, body, buffers, thread, flags, deadline)
-            return
-        self._send_now(_pack(len(body), kind, flags, 0, request, thread) + body, deadline)
-
-    def _send_now(self, data: bytes, deadline: Optional[float] = None) -> None:
-        """Send one small frame."""
-        with self._writing:
-            self._begin_to_write()
-            queue = self._outgoing
-            number = queue[-1][2] if queue else self._number
-            if self._seal is not None:
-                data = self._seal(number, data)
-                number += 1
-            counts: List[int] = []
-            queue.append((data, counts, number))
-            if len(queue) == 1:
-                try:
-                    counts.extend(self.stream.write_map(data))
-                except BlockingIOError:
-                    pass
-                except OSError as exc:
-                    self._broken(exc)
-                else:
-                    if counts[0] == len(data):
-                        self._number = number
-                        queue.popleft()
-                        self.writer_at_work = False
-                        return
-            self._drain(deadline)
-
-    def _send_slowly(
-        self,
-        kind: int,
-        request: int,
-        body: bytes,
-        buffers: Sequence[memoryview],
-        thread: int,
-        flags: int,
-        deadline: Optional[float],
-    ) -> None:
-        """Send one message that is large, or to be compressed, or has references before it."""
-        if self.compress and len(body) >= COMPRESS_FROM:
-            flags, body = compress(flags, body)
-        with self._writing:
-            self._begin_to_write()
-            if self._dropped:
-                self._queue_releases()
-            queue = self._outgoing
-            number = queue[-1][2] if queue else self._number
-            if not buffers and len(body) <= MAX_INLINE:
-                number, data = self._encoder.encode(number, _pack(len(body), kind, flags, 0, request, thread) + body)
-                queue.append((data, [], number))
-            else:
-                number, pieces = self._encoder.encode_large(number, (kind, flags, request, thread), body, buffers)
-                last = len(pieces) - 1
-                # The number counts only once all pieces are queued, which happens in one step.
-                queue.extend([(piece, [], number if at == last else self._number) for at, piece in enumerate(pieces)])
-            self._drain(deadline)
-
-    def _reclaim(self, lock: Any) -> None:
-        """Release a lock that this thread holds because a signal came between taking it and the ``try`` behind it.
-
-        Raises:
-            LocalProtocolError: If the thread is in the middle of a message: a ``__del__`` that the
-                garbage collector runs, or a signal handler, makes a call of its own.
-        """
-        frame: Any = sys._getframe(1)
-        here = frame.f_code.co_filename
-        outside = False
-        if _is_inside(self, frame):
-            raise _in_the_middle()
-        while frame is not None:
-            if frame.f_code.co_filename != here:
-                outside = True
-            elif outside and frame.f_locals.get("self") is self:
-                raise _in_the_middle()
-            frame = frame.f_back
-        while lock._is_owned():
-            lock.release()
-        if self.parked:
-            self.role_is_free()
-
-    def reclaim(self) -> None:
-        """Release what a signal has left locked in this thread, before another one closes the session."""
-        for lock in (self._reading, self._writing):
-            if lock._is_owned():  # type: ignore[attr-defined]  # of an RLock
-                try:
-                    self._reclaim(lock)
-                except LocalProtocolError:
-                    # A signal handler closes the session that it has interrupted; its descriptors stay for a while.
-                    pass
-
-    def _queue_releases(self) -> None:
-        """Queue frames that give back references to the peer's objects.  Holds the writing lock."""
-        queue = self._outgoing
-        dropped = self.values.proxies.take_dropped()
-        for start in range(0, len(dropped), RELEASES_AT_ONCE):
-            body = b"".join(b"%d %d " % pair for pair in dropped[start : start + RELEASES_AT_ONCE])
-            number, data = self._encoder.encode(queue[-1][2] if queue else self._number, frame(Kind.RELEASE, 0, body))
-            queue.append((data, [], number))
-
-    def flush_releases(self) -> None:
-        """Send what was dropped, if the link is free; for idle times."""
-        if self.ended is not None or not self.values.proxies.dropped or not self._writing.acquire(blocking=False):
-            return
-        try:
-            self._begin_to_write()
-            if not self._outgoing:
-                self._queue_releases()
-                # The caller serves every session: what the link does not take now goes with the next request.
-                self._drain(_monotonic())
-        except (Expired, OSError):
-            # The link is full; or it has ended, and the far side's objects with it.
-            pass
-        finally:
-            self._writing.release()
-
-    def _begin_to_write(self) -> None:
-        """Keep the quick way from sending until :meth:`_drain` has ended.  Holds the writing lock."""
-        self.writer_at_work = True
-        if self.sending is not None:
-            self._take_over()
-
-    def _take_over(self) -> None:
-        """Wait until the quick way has sent what it is sending; if it was interrupted, do that in its place.
-
-        Raises:
-            LocalProtocolError: If this thread is in the middle of that itself.
-        """
-        if _is_inside(self, sys._getframe(1)):
-            raise _in_the_middle()
-        for _ in range(_TRIES):
-            if self.sending is None:
-                return
-            # It writes without waiting, so this is short unless nobody does it any more.
-            time.sleep(0.001)
-        self.settle()
-
-    def settle(self) -> None:
-        """Queue what the quick way was sending as far as it is not sent."""
-        record = self.sending
-        if record is not None and record is not True and not (self._outgoing and self._outgoing[0] is record):
-            self._outgoing.appendleft(record)
-        self.sending = None
-
-    def send_rest(self) -> None:
-        """Send the rest of what the quick way could not send at once."""
-        # First this: somebody may hold the lock and wait for it.
-        self.settle()
-        with self._writing:
-            self._begin_to_write()
-            self._drain(None)
-
-    def _drain(self, deadline: Optional[float]) -> None:
-        """Write what is queued; read meanwhile if the peer takes nothing.  Holds the writing lock."""
-        queue = self._outgoing
-        stream = self.stream
-        while queue:
-            data, counts, number = queue[0]
-            piece = data if isinstance(data, (bytes, memoryview)) else bytes(data)
-            done = sum(counts)
-            if done >= len(piece):
-                self._number = number
-                queue.popleft()
-                continue
-            try:
-                counts.extend(stream.write_map(memoryview(piece)[done:] if done else piece))
-            except BlockingIOError:
-                self._read_while_blocked(deadline)
-            except OSError as exc:
-                self._broken(exc)
-        self.writer_at_work = False
-
-    def _read_while_blocked(self, deadline: Optional[float]) -> None:
-        if self.ended is not None:
-            raise self.ended
-        remaining = None if deadline is None else deadline - _monotonic()
-        if remaining is not None and remaining <= 0:
-            raise Expired
-        mine = self._reading.acquire(blocking=False)
-        try:
-            # Without the role somebody else reads; look again soon, it may be free by then.
-            span = remaining if mine else min(0.05, remaining) if remaining is not None else 0.05
-            readable, _, _ = self.stream.wait(write=True, read=mine, timeout=span)
-            if readable and mine:
-                self._pump(deadline)
-        finally:
-            if mine:
-                self._leave_role()
-
     # Waiting -----------------------------------------------------------------------------------
 
     def wait_item(self, waiter: Waiter, deadline: Optional[float] = None) -> Frame:
@@ -464,8 +211,10 @@ class Session:
             OSError: If the link has ended and nothing is left to take.
         """
         items = waiter.items
+        if self.gathered and not items:
+            self.flush(deadline)
         reading = self._reading
-        if reading._is_owned():  # type: ignore[attr-defined]  # of an RLock
+        if reading._is_owned():
             self._reclaim(reading)
         while not items:
             if self.ended is not None:
@@ -639,15 +388,6 @@ class Session:
 
     # The end -----------------------------------------------------------------------------------
 
-    def _broken(self, exc: OSError) -> NoReturn:
-        """A system call on the link has failed.
-
-        Raises:
-            OSError: Why the link has ended.
-        """
-        self.end(own(exc))
-        raise (self.ended or exc) from exc
-
     def end(self, reason: BaseException) -> None:
         """The link is of no further use: wake everybody who waits on it."""
         with self._end_lock:
@@ -701,39 +441,7 @@ class Session:
             watcher.join(timeout)
 
 
-def is_quick(function: Function) -> Function:
-    """Decorate a function that does the work of a session in its own lines; it has it as ``session``."""
-    _quick.add(function.__code__)
-    return function
-
-
-def _is_inside(session: Session, frame: Optional[FrameType]) -> bool:
-    """Return whether a quick function of the session is on its way with a request below this frame."""
-    while frame is not None:
-        if frame.f_code in _quick:
-            names = frame.f_locals
-            if names.get("session") is session and names.get("request"):
-                return True
-        frame = frame.f_back
-    return False
-
-
-def _in_the_middle() -> LocalProtocolError:
-    return LocalProtocolError(
-        "the far side cannot be asked in the middle of another message; "
-        "let a __del__ or a signal handler only note what is to be done"
-    )
-
-
-def own(exc: OSError) -> OSError:
-    """Return an error of a system call on a link.
-
-    Raises:
-        OSError: If it is none: a signal handler has raised it, for instance a TimeoutError.
-    """
-    if exc.errno is None:
-        raise exc
-    return exc
+locks_here(Session.wait_item)
 
 
 def _link_ended(reason: BaseException) -> OSError:

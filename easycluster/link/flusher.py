@@ -1,0 +1,80 @@
+"""The flusher: a thread that sends what sessions have gathered once the threads that gather let others run.
+
+One a process.  It is woken with the first small message that a session keeps back.  Python lets it
+run when the gathering thread waits for something, at the latest after the switch interval (5 ms);
+until then more messages come to the first, and go out with it in one write.
+
+This module is shipped to the far side.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from _thread import allocate_lock
+from collections import deque
+from typing import TYPE_CHECKING, Deque, List
+
+from easycluster.link.pending import wake
+
+if TYPE_CHECKING:
+    from easycluster.link.sending import Sender
+
+__all__ = ["flush_soon"]
+
+# Seconds until a session is tried again whose link is full or in use.
+AGAIN = 0.01
+
+_starting = allocate_lock()
+_tick = allocate_lock()
+_tick.acquire()
+_due: Deque[Sender] = deque()
+_runs = False
+
+
+def flush_soon(session: Sender) -> bool:
+    """Have another thread send what ``session`` has gathered; return whether there is one that will."""
+    global _runs
+    _due.append(session)
+    if _runs:
+        wake(_tick)
+        return True
+    with _starting:
+        if not _runs:
+            try:
+                threading.Thread(target=_run, name="easycluster-flusher", daemon=True).start()
+            except (RuntimeError, MemoryError):
+                # As many threads as the system allows; or the interpreter is about to end.
+                _due.clear()
+                return False
+            _runs = True
+    wake(_tick)
+    return True
+
+
+def _run() -> None:
+    left: List[Sender] = []
+    while True:
+        _tick.acquire(timeout=AGAIN if left else -1)
+        sessions, left = left, []
+        while _due:
+            sessions.append(_due.popleft())
+        for session in sessions:
+            if session.flush_if_free():
+                left.append(session)
+        # Not to keep sessions alive while this sleeps.
+        del sessions
+        session = None  # type: ignore[assignment]
+
+
+def _after_fork_in_child() -> None:
+    """The thread is the parent's, and so is what it was to send."""
+    global _runs, _starting, _tick
+    _runs = False
+    _due.clear()
+    _starting, _tick = allocate_lock(), allocate_lock()
+    _tick.acquire()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

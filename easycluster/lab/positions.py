@@ -302,6 +302,10 @@ def _quote_variable(text: str, name: str, exc: yaml.MarkedYAMLError, problems: P
 
 def _report_syntax(exc: yaml.MarkedYAMLError, name: str, problems: Problems) -> None:
     mark = exc.problem_mark or exc.context_mark
+    at_end = exc.problem is not None and ("<stream end>" in exc.problem or "end of stream" in exc.problem)
+    if at_end and exc.context_mark is not None:
+        # Nothing stands at the end of the file; what was never closed does.
+        mark = exc.context_mark
     place = Place(name, mark.line + 1, mark.column + 1) if mark is not None else Place(name, 1, 1)
     said = ", ".join(part for part in (exc.context, exc.problem) if part)
     hint = "indent with spaces, never with tabs" if "'\\t'" in said else ""

@@ -96,6 +96,16 @@ def test_text_that_is_not_yaml_is_one_problem_at_its_place():
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("a: 1\nb: {c: [d\n", "lab.yaml:2:8"), ('a: 1\nb: "c\nd: e\n', "lab.yaml:2:4"), ("a: [1", "lab.yaml:1:4")],
+)
+def test_what_is_never_closed_is_shown_where_it_begins(text, place):
+    _, problems = parse(text)
+
+    assert str(problems.error()).startswith(f"{place}: is not YAML: ")
+
+
 def test_an_empty_file_says_what_the_smallest_lab_is():
     _, problems = parse("# nothing\n")
 

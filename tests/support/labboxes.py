@@ -18,9 +18,11 @@ from easycluster.labbox import LabBox, missing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["HOSTS", "fresh_labbox", "labbox", "require_labbox"]
+__all__ = ["ACCOUNTS", "CHECKOUT", "HOSTS", "fresh_labbox", "labbox", "require_labbox"]
 
 HOSTS = ("gpu[01:02]", "san1", "bench")
+# Accounts of users on them, besides root's.
+ACCOUNTS = ("ann", "bob")
 
 # Where easycluster is imported from, which may lie in a home or in /tmp.
 CHECKOUT = Path(easycluster.__file__).parents[1]
@@ -39,7 +41,7 @@ def require_labbox() -> None:
 def labbox() -> Iterator[LabBox]:
     """Hosts gpu01, gpu02, san1 and bench, for all tests of this process; leave them as they are."""
     require_labbox()
-    with LabBox(HOSTS, share=[CHECKOUT]) as box:
+    with LabBox(HOSTS, users=ACCOUNTS, share=[CHECKOUT]) as box:
         yield box
 
 

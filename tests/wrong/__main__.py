@@ -1,0 +1,104 @@
+"""``python -m tests.wrong``: let everything go wrong that goes wrong in labs, and print what came of it.
+
+Exit status 0 if every row is as promised, 1 if one is not, 2 for a wrong command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+# Shared parts of the tests are imported as ``support``.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.labboxes import ACCOUNTS, CHECKOUT, HOSTS
+
+from easycluster.labbox import LabBox, missing
+
+from .rows import ROWS
+from .stage import Stage
+
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+HEADINGS = ("situation", "EasyCluster", "testinfra 10.2.2", "pytest-mh 1.0.30", "labgrid 26.0.1")
+NOTHING = "-"
+
+
+def parse(words):
+    parser = argparse.ArgumentParser(prog="python -m tests.wrong", description="What happens when things go wrong.")
+    parser.add_argument("--rows", metavar="A,B", help=f"only these rows: {', '.join(ROWS)}")
+    parser.add_argument("--slack", type=float, default=1.0, help="how many times longer things may take (%(default)s)")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the table between the comments in FILE")
+    options = parser.parse_args(words)
+    options.names = options.rows.split(",") if options.rows else list(ROWS)
+    unknown = [name for name in options.names if name not in ROWS]
+    if unknown:
+        parser.error(f"there is no row {', '.join(unknown)}")
+    return options
+
+
+def main(words=None):
+    """Play the rows; return the exit status."""
+    options = parse(words)
+    lacking = missing()
+    if lacking:
+        sys.exit(lacking)
+    seen, faults = {}, {}
+    began = time.monotonic()
+    with LabBox(HOSTS, users=ACCOUNTS, share=[CHECKOUT]) as box, tempfile.TemporaryDirectory(prefix="wrong-") as folder:
+        stage = Stage(box, Path(folder), options.slack)
+        for name in options.names:
+            try:
+                seen[name] = played(stage, ROWS[name])
+            except Exception as exc:  # noqa: BLE001  # the other rows are played too
+                faults[name] = "".join(traceback.format_exception(exc))
+                seen[name] = f"NOT AS PROMISED: {str(exc).partition(chr(10))[0]}"
+            print(f"{name}: {seen[name]}", file=sys.stderr, flush=True)
+    for name, fault in faults.items():
+        print(f"\n==== {name}\n{fault}")
+    table = render(options.names, seen)
+    kept = len(seen) - len(faults)
+    print(f"\n{table}\n\n{kept} of {len(seen)} rows are as promised, in {time.monotonic() - began:.0f} s")
+    if options.markdown:
+        write(options.markdown, table)
+    return 1 if faults else 0
+
+
+def played(stage, row):
+    """Play one row, and put everything back; return what was seen."""
+    stage.begin(row.hosts)
+    try:
+        return row.play(stage)
+    finally:
+        stage.end()
+
+
+def render(names, seen):
+    """Return the table in Markdown, which is also what the terminal shows."""
+    rows = [(name, ROWS[name]) for name in names]
+    lines = [HEADINGS, *((row.situation, seen[name], *peers_of(row)) for name, row in rows)]
+    text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "\n".join([text[0], "|" + "---|" * len(HEADINGS), *text[1:]])
+
+
+def peers_of(row):
+    peers = row.peers
+    return tuple(cell or NOTHING for cell in (peers.testinfra, peers.mh, peers.labgrid))
+
+
+def write(page, table, begin=BEGIN, end=END):
+    """Put text between two comments of a page."""
+    text = page.read_text(encoding="utf-8")
+    pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
+    new, count = re.subn(pattern, lambda _: f"{begin}\n\n{table}\n\n{end}", text, flags=re.DOTALL)
+    if count != 1:
+        sys.exit(f"{page} must have {begin!r} and {end!r} once")
+    page.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,17 +3,20 @@
 The template has it, for it is the last process of a session to go: whoever dies first, things are undone, and only
 then the locks go with the process.  The near side asks by way of the keeper, in plain dictionaries::
 
-    {"op": "take", "wanted": [{"name", "mode", "slots"}], "info": {...}}   -> {"in_the_way": [record]}
+    {"op": "take", "wanted": [{"name", "mode", "slots"}], "info", "ticket"} -> {"in_the_way": [record]}
+    {"op": "wait", "wanted", "info", "ticket", "waited", "seconds"}        -> {"in_the_way": [record], "place": int}
+    {"op": "leave", "ticket": int}                                         -> {}
     {"op": "release", "names": [name] or None}                             -> {}
     {"op": "reserve", "names": [name], "seconds", "info"}                  -> {"in_the_way": [record]}
-    {"op": "holders", "names": [name] or None}                             -> {"holders": [record]}
-    {"op": "force", "names": [name]}                                       -> {"ended": [record]}
+    {"op": "holders", "names": [name] or None}       -> {"holders": [record], "waiting": [record], "now": seconds}
+    {"op": "force", "names": [name], "info"}                               -> {"ended": [record]}
     {"op": "begin", "directories": [path], "alone": bool}                  -> {"level": int, "baseline": int}
     {"op": "undo", "level": int}                                           -> {"failures": [...]}
     {"op": "leaks", "baseline": int}                                       -> {"leaks": [...]}
     {"op": "end_worker"}                                                   -> {}
 
-Each may name the lock ``directory``.  An answer with ``fault`` says why it could not be done.
+Each may name the lock ``directory``.  An answer with ``fault`` says why it could not be done.  Only ``wait`` is not
+answered at once, but when nobody is in the way any more, or ``seconds`` later.
 
 This module is shipped to the far side.
 """
@@ -27,8 +30,9 @@ import time
 from typing import Any, Callable, Collection, Dict, List, Optional
 
 from easycluster.far.leaks import Baseline
-from easycluster.far.locks import DIRECTORY, LockDirectory
+from easycluster.far.locks import DIRECTORY, FORCE_LOG, LOG, LockDirectory
 from easycluster.far.undo import Code, UndoStack
+from easycluster.far.waiters import Waiters
 
 __all__ = ["Holdings"]
 
@@ -51,11 +55,23 @@ class Holdings:
         self._locks: Optional[LockDirectory] = None
         self._baselines: Dict[int, Baseline] = {}
         self._label = ""
+        self.waiters = Waiters(self._lock_directory)
         self.undo = UndoStack()
 
-    def answer(self, question: Plain) -> Plain:
-        """Do what the near side asks; never raises."""
+    def answer(self, question: Plain, request: int = 0) -> Optional[Plain]:
+        """Do what the near side asks; never raises.
+
+        Args:
+            question: See the module.
+            request: Its number, under which :attr:`waiters` hand out an answer that comes later.
+
+        Returns:
+            The answer; None if it comes later.
+        """
         try:
+            if question["op"] == "wait":
+                info = dict(question["info"], account=_account(), keeper=self._keeper)
+                return self.waiters.wait(question, info, request)
             operation = getattr(self, f"_do_{question['op']}")
             result: Plain = operation(question)
             return result
@@ -91,7 +107,15 @@ class Holdings:
     def _do_take(self, question: Plain) -> Plain:
         info = dict(question["info"], account=_account(), keeper=self._keeper)
         self._label = str(info.get("label") or "")
-        return {"in_the_way": self._lock_directory(question).take(question["wanted"], info)}
+        ticket = int(question.get("ticket") or 0)
+        in_the_way = self._lock_directory(question).take(question["wanted"], info, ticket)
+        if not in_the_way:
+            self.waiters.taken(ticket)
+        return {"in_the_way": in_the_way}
+
+    def _do_leave(self, question: Plain) -> Plain:
+        self.waiters.leave(int(question["ticket"]), self._lock_directory(question))
+        return {}
 
     def _do_release(self, question: Plain) -> Plain:
         if self._locks is not None:
@@ -100,14 +124,25 @@ class Holdings:
 
     def _do_reserve(self, question: Plain) -> Plain:
         info = dict(question["info"], account=_account())
-        return {"in_the_way": self._lock_directory(question).reserve(question["names"], question["seconds"], info)}
+        locks = self._lock_directory(question)
+        before = locks.holders(question["names"]) if info.get("force") else []
+        in_the_way = locks.reserve(question["names"], question["seconds"], info)
+        for record in before:
+            if record.get("mode") == "reserved" and record.get("owner") != info.get("owner"):
+                self._note_force(info, record)
+        return {"in_the_way": in_the_way}
 
     def _do_holders(self, question: Plain) -> Plain:
-        return {"holders": self._lock_directory(question).holders(question.get("names")), "now": time.time()}
+        # Who only wants to know does not make the directory.
+        if self._locks is None and not os.path.lexists(question.get("directory") or DIRECTORY):
+            return {"holders": [], "waiting": [], "now": time.time()}
+        locks = self._lock_directory(question)
+        return {"holders": locks.holders(question.get("names")), "waiting": locks.waiting(), "now": time.time()}
 
     def _do_force(self, question: Plain) -> Plain:
         """End the keepers of those who hold something; their templates undo what they did, and let go."""
         locks = self._lock_directory(question)
+        info = dict(question.get("info") or {}, account=_account())
         ended: List[Plain] = []
         for record in locks.holders(question["names"]):
             pid = record.get("keeper")
@@ -123,6 +158,7 @@ class Holdings:
                     return {"fault": f"its session belongs to account {who} here; log in as {who} or root"}
             else:
                 continue
+            self._note_force(info, record)
             ended.append(record)
         return {"ended": ended}
 
@@ -149,15 +185,29 @@ class Holdings:
     def _log(self, failure: Plain) -> None:
         """Nobody is left to tell: syslog, and a file beside the locks."""
         label = f" of {self._label}" if self._label else ""
-        text = f"easycluster: undo{label}: {failure['what']} {failure['error']}"
+        self._write_down(f"easycluster: undo{label}: {failure['what']} {failure['error']}", LOG)
+
+    def _note_force(self, info: Plain, record: Plain) -> None:
+        """Whoever takes something by force is named."""
+        what = "the reservation" if record.get("mode") == "reserved" else f"the session (pid {record.get('pid')})"
+        why = f' "{record["label"]}"' if record.get("label") else ""
+        text = f"{record['name']}: {_who(info)} ended {what} of {_who(record)}{why}"
+        self._write_down(f"easycluster: force: {text}", FORCE_LOG)
+
+    def _write_down(self, text: str, log: str) -> None:
         with contextlib.suppress(Exception):
             import syslog
 
             syslog.openlog("easycluster", syslog.LOG_PID)
-            syslog.syslog(syslog.LOG_ERR, text)
+            syslog.syslog(syslog.LOG_ERR if log == LOG else syslog.LOG_NOTICE, text)
         if self._locks is not None:
             with contextlib.suppress(Exception):
-                self._locks.log(text)
+                self._locks.log(text, log)
+
+
+def _who(record: Plain) -> str:
+    text = f"{record.get('user') or 'somebody'}@{record.get('host') or '?'}"
+    return f"{text} (account {record['account']} here)" if record.get("account") else text
 
 
 def _account() -> str:

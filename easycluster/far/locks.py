@@ -7,6 +7,7 @@ holds it (flock(2)), so none can be left over.  A resource has as many files as 
         .gate                          held for the moment of every look and every change
         gpu01.0  gpu01.1               one holder each: who it is, as JSON; held as long as it is locked
         gpu01.reserved                 for whom it is kept, and until when
+        .waiting-0                     who waits, see easycluster.far.waiting
 
 A file is opened with ``O_CREAT`` only where there is none: with fs.protected_regular (proc(5)) root may not open the
 file of another account so in a sticky directory.  Files are never removed: somebody may be about to lock them.
@@ -26,6 +27,7 @@ import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from easycluster.errors import EasyClusterError
+from easycluster.far.waiting import WaitingLine, clashing, competing, standing_back
 
 __all__ = ["DIRECTORY", "LockDirectory", "LockFault"]
 
@@ -35,8 +37,8 @@ DIRECTORY = "/var/tmp/easycluster-locks"
 GATE_TIME = 3.0
 MOST_HOLDERS = 1000
 LONGEST_RECORD = 4096
-# What could not be undone while nobody was left to tell.
-LOG = "undo.log"
+# What could not be undone while nobody was left to tell, and who took what from whom by force.
+LOG, FORCE_LOG = "undo.log", "force.log"
 LONGEST_LOG = 1 << 20
 
 Record = Dict[str, Any]
@@ -62,13 +64,14 @@ class LockDirectory:
         self._held: Dict[str, Tuple[int, int, Record]] = {}
         self._directory = _open_directory(path)
         self._gate = self._open(".gate")
+        self._line = WaitingLine(self._open, _try_lock, _read, _write)
 
     @property
     def held(self) -> List[str]:
         """The resources that are locked through this object."""
         return sorted(self._held)
 
-    def take(self, wanted: Sequence[Record], info: Record) -> List[Record]:
+    def take(self, wanted: Sequence[Record], info: Record, ticket: int = 0) -> List[Record]:
         """Lock all of several resources, or none.
 
         One that is held through this object already is changed to the mode asked for.
@@ -76,16 +79,17 @@ class LockDirectory:
         Args:
             wanted: For each ``name``, ``mode`` (``"shared"`` or ``"exclusive"``) and ``slots``, the most sharers.
             info: Who asks: ``user``, ``host``, ``pid``, ``label``, ``token`` and what else others should know.
+            ticket: His place in the line, which goes when all are locked; 0 if he has not waited.
 
         Returns:
-            Those in the way, each with ``name``; nothing if all are locked now.
+            Those in the way, each with ``name``, or those before him in line, with mode ``"waiting"``; nothing if
+            all are locked now.
         """
         with _Gate(self._gate, self.path):
-            in_the_way: List[Record] = []
-            for one in wanted:
-                in_the_way += self._conflicts(one["name"], one["mode"], int(one.get("slots") or MOST_HOLDERS), info)
+            in_the_way = self._in_the_way(wanted, info, self._line.before(ticket))
             if in_the_way:
                 return in_the_way
+            self._line.leave(ticket)
             now = time.time()
             for one in wanted:
                 self._lock(one["name"], dict(info, mode=one["mode"], since=now))
@@ -93,6 +97,34 @@ class LockDirectory:
                     # It was kept for this, and has served.
                     self._write_reservation(one["name"], {})
         return []
+
+    def wait(self, wanted: Sequence[Record], info: Record, ticket: int, waited: float) -> Tuple[List[Record], int]:
+        """Get in line, and look whether it is this ticket's turn.
+
+        Args:
+            wanted: As for :meth:`take`.
+            info: As for :meth:`take`.
+            ticket: A number that is another one for everybody who waits through this object.
+            waited: How long he has waited already, also elsewhere, in seconds.
+
+        Returns:
+            As :meth:`take`, without locking anything: who is called has to take it at once.  And his place, from 1.
+        """
+        with _Gate(self._gate, self.path):
+            record = dict(info, wanted=[dict(one) for one in wanted], since=time.time() - waited)
+            self._line.join(ticket, record)
+            before = self._line.before(ticket)
+            return self._in_the_way(wanted, info, before), competing(wanted, before) + 1
+
+    def leave_line(self, ticket: int) -> None:
+        """Wait no longer."""
+        with _Gate(self._gate, self.path):
+            self._line.leave(ticket)
+
+    def waiting(self) -> List[Record]:
+        """All who wait, the first first."""
+        with _Gate(self._gate, self.path):
+            return [record for _number, record in self._line.everybody()]
 
     def release(self, names: Optional[Sequence[str]] = None) -> None:
         """Unlock some resources, or all; what is not locked is passed over."""
@@ -104,6 +136,7 @@ class LockDirectory:
 
     def close(self) -> None:
         """Give everything back."""
+        self._line.leave_all()
         self.release()
         os.close(self._gate)
         os.close(self._directory)
@@ -113,6 +146,7 @@ class LockDirectory:
         for fd, _number, _info in self._held.values():
             os.close(fd)
         self._held.clear()
+        self._line.leave_all()
         os.close(self._gate)
         os.close(self._directory)
 
@@ -133,7 +167,7 @@ class LockDirectory:
                 now = time.time()
                 record = {key: value for key, value in info.items() if key != "force"}
                 for name in names:
-                    kept = dict(record, mode="reserved", since=now, until=now + seconds) if seconds > 0 else {}
+                    kept = {"mode": "reserved", **record, "since": now, "until": now + seconds} if seconds > 0 else {}
                     self._write_reservation(name, kept)
             return others
 
@@ -148,9 +182,9 @@ class LockDirectory:
                     found.append(dict(kept, name=name))
             return found
 
-    def log(self, text: str) -> None:
-        """Append a line to the directory's log, ``undo.log``, which begins anew when it is long."""
-        fd = self._open(LOG)
+    def log(self, text: str, name: str = LOG) -> None:
+        """Append a line to a log of the directory, which begins anew when it is long."""
+        fd = self._open(name)
         try:
             with _Gate(self._gate, self.path):
                 if os.fstat(fd).st_size > LONGEST_LOG:
@@ -163,13 +197,27 @@ class LockDirectory:
 
     # One resource; under the gate ------------------------------------------------------------------
 
+    def _in_the_way(self, wanted: Sequence[Record], info: Record, before: Sequence[Record]) -> List[Record]:
+        found: List[Record] = []
+        for one in wanted:
+            found += self._conflicts(one["name"], one["mode"], int(one.get("slots") or MOST_HOLDERS), info)
+        if not found and before:
+            new = [one for one in wanted if one["name"] not in self._held]
+            holding = bool(self._held or info.get("holding"))
+            found = standing_back(new, before, self._holders_but, self._is_kept, holding)
+        return found
+
+    def _holders_but(self, name: str, keeper: object) -> List[Record]:
+        """Who holds something besides one session."""
+        return [one for _number, one in self._holders(name) if keeper is None or one.get("keeper") != keeper]
+
+    def _is_kept(self, name: str, info: Record) -> bool:
+        return any(self._reserved_by_other(name, info))
+
     def _conflicts(self, name: str, mode: str, slots: int, info: Record) -> Iterator[Record]:
         mine = self._held[name][1] if name in self._held else -1
         others = [record for number, record in self._holders(name) if number != mine]
-        if mode == "shared":
-            exclusive = [record for record in others if record.get("mode") != "shared"]
-            others = exclusive or (others if len(others) >= slots else [])
-        for record in others:
+        for record in clashing(mode, slots, others):
             yield dict(record, name=name)
         if mine < 0:
             yield from self._reserved_by_other(name, info)

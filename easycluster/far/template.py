@@ -69,7 +69,7 @@ class _Template:
         poller.register(self._sock.fileno(), select.POLLIN)
         poller.register(self._wake_receive, select.POLLIN)
         while True:
-            for fd, _event in poller.poll():
+            for fd, _event in poller.poll(self._patience()):
                 if fd == self._wake_receive:
                     try:
                         os.read(self._wake_receive, 4096)
@@ -83,6 +83,16 @@ class _Template:
                         return
                     self._obey(*received)
             self._reap()
+            for request, answer in self._holdings.waiters.look() if self._holdings is not None else ():
+                self._answer(request, answer)
+
+    def _patience(self) -> Optional[float]:
+        """How long to wait for something to happen, in milliseconds; None if nothing is due."""
+        due = self._holdings.waiters.next_look if self._holdings is not None else None
+        return None if due is None else max(0.0, due - time.monotonic()) * 1000 + 1
+
+    def _answer(self, request: int, answer: Dict[str, Any]) -> None:
+        send_packet(self._sock, {"kind": "answer", "request": request, "answer": answer})
 
     def _obey(self, packet: Dict[str, Any], fds: List[int]) -> None:
         if packet["kind"] == "fork":
@@ -102,8 +112,9 @@ class _Template:
         elif packet["kind"] == "kill" and packet["pid"] in self._workers:
             kill_group(packet["pid"])
         elif packet["kind"] == "ask":
-            answer = self.holdings.answer(packet["question"])
-            send_packet(self._sock, {"kind": "answer", "request": packet["request"], "answer": answer})
+            answer = self.holdings.answer(packet["question"], packet["request"])
+            if answer is not None:
+                self._answer(packet["request"], answer)
 
     @property
     def holdings(self) -> Holdings:
@@ -138,8 +149,8 @@ class _Template:
         try:
             received = recv_packet(sock)
             if received is not None:
-                self.holdings.register(received[0], code)
-                send_packet(sock, {"kind": "registered"})
+                refused = self.holdings.register(received[0], code)
+                send_packet(sock, {"kind": "registered", "refused": refused})
                 return
         except OSError:
             pass
@@ -217,7 +228,7 @@ class _Template:
 
     def _undo(self, holdings: Holdings) -> None:
         """Set the host back; the keeper may still be there, and must not take us for stuck."""
-        if len(holdings.undo):
+        if holdings.has_to_stay:
             try:
                 send_packet(self._sock, {"kind": "undoing"})
             except OSError:

@@ -24,7 +24,8 @@ class Holder:
     Attributes:
         host: The host of the lab that it is on.
         name: What is locked: a host's name, the UUID of a device, or a name of the suite's own.
-        mode: ``"exclusive"``, ``"shared"``, or ``"reserved"``: kept for somebody who does not use it now.
+        mode: ``"exclusive"``, ``"shared"``, ``"reserved"`` (kept for somebody who does not use it now), or
+            ``"waiting"``.
         user: Who, on the machine where the run was started.
         controller: That machine.
         pid: The process there, 0 for a reservation.
@@ -48,17 +49,23 @@ class Holder:
     token: str = ""
 
     @classmethod
-    def from_record(cls, host: str, record: Mapping[str, Any]) -> Holder:
-        """Read what a lock file says; it may be of another version, or have been tampered with."""
+    def from_record(cls, host: str, record: Mapping[str, Any], ahead: float = 0.0) -> Holder:
+        """Read what a lock file says; it may be of another version, or have been tampered with.
+
+        Args:
+            host: The host that it is on.
+            record: What it says.
+            ahead: How many seconds the host's clock is ahead of the one that the times are wanted for.
+        """
         return cls(
             host,
-            _text(record.get("name")),
+            _text(record.get("name")) or _names(record.get("wanted")),
             _text(record.get("mode")) or "exclusive",
             _text(record.get("user")),
             _text(record.get("host")),
             int(_number(record.get("pid"))),
-            _number(record.get("since")),
-            _number(record["until"]) if record.get("until") is not None else None,
+            _number(record.get("since")) - ahead,
+            _number(record["until"]) - ahead if record.get("until") is not None else None,
             _text(record.get("label")),
             _text(record.get("account")),
             _text(record.get("token")),
@@ -77,6 +84,8 @@ class Holder:
             text += f" until {clock(self.until)}"
         if self.label:
             text += f' "{self.label}"'
+        if self.mode == "waiting":
+            return f"next is {text.removeprefix('in use by ').replace(' since ', ', waiting since ', 1)}"
         return text if self.name == self.host else f"{self.name} is {text}"
 
 
@@ -105,19 +114,22 @@ class HostBusy(LeaseError, TimeoutError):
         holders: All who are in the way.
         since: Since when, in seconds of the host's clock.
         waited: How long we waited, in seconds.
+        place: Our place in the line of the host, 0 if we did not wait in it.
     """
 
-    def __init__(self, holders: Iterable[Holder], waited: float = 0.0) -> None:
+    def __init__(self, holders: Iterable[Holder], waited: float = 0.0, place: int = 0) -> None:
         self.holders = tuple(holders)
         self.holder = self.holders[0]
         self.since = self.holder.since
         self.waited = waited
+        self.place = place
         host = self.holder.host
         others = [str(one) if one.host == host else f"{one.host}: {one}" for one in self.holders]
-        super().__init__(f"{'; '.join(others)} (waited {span(waited)})", host)
+        line = f", {ordinal(place)} in line" if place else ""
+        super().__init__(f"{'; '.join(others)} (waited {span(waited)}{line})", host)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.holders, self.waited)
+        return type(self), (self.holders, self.waited, self.place)
 
 
 @dataclass(frozen=True)
@@ -176,9 +188,20 @@ def span(seconds: float) -> str:
     return f"{round(seconds, 1):g} s"
 
 
+def ordinal(number: int) -> str:
+    """``1st``, ``2nd``, ``11th``."""
+    ending = "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
 def _text(value: object) -> str:
     # Another account wrote it: no escape sequences for our terminal.
     return "".join(letter if letter.isprintable() else "?" for letter in value) if isinstance(value, str) else ""
+
+
+def _names(value: object) -> str:
+    wanted = value if isinstance(value, list) else []
+    return ", ".join(_text(one.get("name")) for one in wanted if isinstance(one, dict))
 
 
 def _number(value: object) -> float:

@@ -10,21 +10,20 @@ all that it started, and only then the locks go.  If this process cannot do that
 
 from __future__ import annotations
 
-import getpass
+import itertools
 import os
-import random
-import socket
 import threading
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.errors import SessionError
-from easycluster.lab.holders import Holder, HostBusy, LeaseError, LockRule, Mode, span
+from easycluster.lab.holders import Holder, HostBusy, LeaseError, LockRule, Mode
 from easycluster.lab.hosts import Hosts
+from easycluster.lab.occupancy import ANSWER_TIME, Occupancy, who_we_are
 from easycluster.lab.parallel import run_all
 from easycluster.lab.releases import Failure, Leftover, Release
+from easycluster.lab.turns import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,10 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Lease", "LeasedHosts", "Leases"]
 
 DEFAULT_WAIT: Final = 600.0
-# How often a host that is taken is asked again, and how often we say that we still wait.
-FIRST_LOOK, LAST_LOOK, TELL_EVERY = 0.05, 1.0, 60.0
-# A host's answer takes a moment, but for undo, which has a time limit of its own for each action.
-ANSWER_TIME, UNDO_TIME = 20.0, 600.0
+# Undoing has a time limit of its own for each action.
+UNDO_TIME: Final = 600.0
 
 Wanted = dict[str, Any]
 
@@ -142,14 +139,8 @@ class Leases:
         self.watched: Sequence[str] = ("/tmp", "/dev/shm")  # of the hosts
         self._lock = threading.RLock()
         self._open: list[Lease] = []
-        user, machine = _user(), socket.gethostname()
-        self._info = {
-            "user": user,
-            "host": machine,
-            "owner": f"{user}@{machine}",
-            "pid": os.getpid(),
-            "token": os.urandom(8).hex(),
-        }
+        self._info = who_we_are()
+        self._tickets = itertools.count(1)
 
     # Taking ----------------------------------------------------------------------------------------
 
@@ -219,36 +210,29 @@ class Leases:
         return self._lab._every[(shared or entries)[0].name]
 
     def _lock_all(self, lease: Lease, wait: float) -> None:
-        began = time.monotonic()
-        pause, told = FIRST_LOOK, 0.0
-        while True:
-            with self._lock:
-                in_the_way = self._try(lease)
-                if not in_the_way:
-                    self._open.append(lease)
-                    return
-            waited = time.monotonic() - began
-            if waited >= wait:
-                raise HostBusy(in_the_way, waited)
-            if not told or time.monotonic() - told >= TELL_EVERY:
-                told = time.monotonic()
-                for one in in_the_way:
-                    self.tell(f"waiting for {one.host}: {one} (at most {span(max(0.0, wait - waited))} more)")
-            # Not all at the same moment, or the same one would win each time.
-            time.sleep(min(pause * random.uniform(0.7, 1.3), max(0.0, wait - waited)))
-            pause = min(pause * 1.5, LAST_LOOK)
+        turn = Turn(self, lease, wait)
+        try:
+            while True:
+                with self._lock:
+                    in_the_way = self._try(lease, turn.ticket)
+                    if not in_the_way:
+                        self._open.append(lease)
+                        return
+                turn.wait(in_the_way)
+        finally:
+            turn.over()
 
-    def _try(self, lease: Lease) -> list[Holder]:
+    def _try(self, lease: Lease, ticket: int) -> list[Holder]:
         """Lock everything, or nothing; return who is in the way."""
         done: list[_Part] = []
-        info = {**self._info, "label": lease.label or self.label}
+        info = self._info_of(lease)
         try:
             for name in lease.names:
                 part = lease._parts[name]
-                wanted = [self._strictest(part, one) for one in part.wanted.values()]
+                wanted = self._wanted_in_all(part)
                 if not wanted:
                     continue
-                answer = self._ask(part, {"op": "take", "wanted": sorted(wanted, key=_by_name), "info": info})
+                answer = self._ask(part, {"op": "take", "wanted": wanted, "info": info, "ticket": ticket})
                 if answer["in_the_way"]:
                     self._take_back(done)
                     return [Holder.from_record(name, record) for record in answer["in_the_way"]]
@@ -258,6 +242,14 @@ class Leases:
             self._take_back([*done, part])
             raise
         return []
+
+    def _info_of(self, lease: Lease) -> dict[str, Any]:
+        """What others see, and whether they may come first: not where they might wait for us, who hold something."""
+        holding = any(part.wanted for other in self._open for part in other._parts.values())
+        return {**self._info, "label": lease.label or self.label, "holding": holding}
+
+    def _wanted_in_all(self, part: _Part) -> list[Wanted]:
+        return sorted((self._strictest(part, one) for one in part.wanted.values()), key=_by_name)
 
     def _strictest(self, part: _Part, wanted: Wanted) -> Wanted:
         """What this process needs of a lock in all, with what outer leases have."""
@@ -378,11 +370,10 @@ class Leases:
 
     def holders(self, host: Host) -> list[Holder]:
         """Who holds or has reserved what on a host, which is connected for this if need be."""
-        answer = self._ask_host(host, {"op": "holders"})
-        return [Holder.from_record(host.name, record) for record in answer["holders"]]
+        return self._occupancy(host).holders()
 
     def reserve(self, host: Host, seconds: float, label: str = "", *, force: bool = False) -> None:
-        """Keep a host for this user on this controller; it stays so when this process has ended.
+        """Keep a host for this user; it stays so when this process has ended.
 
         Args:
             host: Which.
@@ -394,33 +385,11 @@ class Leases:
             HostBusy: If somebody else has reserved it.
         """
         info = {key: self._info[key] for key in ("user", "host", "owner")}
-        self._reserve(host, seconds, {**info, "label": label or self.label, "force": force})
+        self._occupancy(host).reserve(seconds, {**info, "label": label or self.label}, force=force)
 
     def force_release(self, host: Host, timeout: float = 10.0) -> list[Holder]:
-        """End everybody's sessions on a host, and reservations of it: their changes are undone, their locks go.
-
-        Args:
-            host: Which.
-            timeout: How long to wait for that, in seconds.
-
-        Returns:
-            Who had it.
-
-        Raises:
-            LeaseError: If that is not allowed, or something still holds it then.
-        """
-        names = [LockRule.of(host._entry).name]
-        ended = self._ask_host(host, {"op": "force", "names": names})["ended"]
-        end = time.monotonic() + timeout
-        while True:
-            left = self._ask_host(host, {"op": "holders", "names": names})["holders"]
-            left = [one for one in left if one.get("token") != self._info["token"]]
-            if not left:
-                return [Holder.from_record(host.name, record) for record in ended]
-            if time.monotonic() > end:
-                holder = Holder.from_record(host.name, left[0])
-                raise LeaseError(f"{holder}, still after {span(timeout)}; perhaps it is undoing something", host.name)
-            time.sleep(0.05)
+        """End everybody's sessions on a host, and reservations; see :meth:`Occupancy.force_release`."""
+        return self._occupancy(host).force_release(timeout)
 
     def keep_over_reboot(self, host: Host, seconds: float) -> None:
         """Leave word on a host that goes down with our locks that nobody else gets it meanwhile.
@@ -432,7 +401,7 @@ class Leases:
         names = self._names_on(host)
         if names:
             info = {**self._info, "label": self.label, "once": True}
-            self._reserve(host, seconds, info, names)
+            self._occupancy(host).reserve(seconds, info, names)
 
     def take_again(self, host: Host) -> None:
         """Lock a host anew that has rebooted, for all leases that have it, on its new session.
@@ -448,9 +417,8 @@ class Leases:
             for lease in self._open:
                 if host.name in lease._parts:
                     part = lease._parts[host.name]
-                    wanted = [self._strictest(part, one) for one in part.wanted.values()]
-                    info = {**self._info, "label": lease.label or self.label}
-                    taken = self._ask(part, {"op": "take", "wanted": wanted, "info": info})
+                    question = {"op": "take", "wanted": self._wanted_in_all(part), "info": self._info_of(lease)}
+                    taken = self._ask(part, question)
                     if taken["in_the_way"]:
                         raise HostBusy([Holder.from_record(host.name, record) for record in taken["in_the_way"]])
                     begun = self._ask(part, {"op": "begin", "directories": [], "alone": False})
@@ -460,14 +428,9 @@ class Leases:
         parts = [lease._parts[host.name] for lease in self._open if host.name in lease._parts]
         return sorted({name for part in parts for name in part.wanted})
 
-    def _reserve(self, host: Host, seconds: float, info: dict[str, Any], names: Sequence[str] = ()) -> None:
-        wanted = list(names) or [LockRule.of(host._entry).name]
-        answer = self._ask_host(host, {"op": "reserve", "names": wanted, "seconds": seconds, "info": info})
-        if answer["in_the_way"]:
-            raise HostBusy([Holder.from_record(host.name, record) for record in answer["in_the_way"]])
-
-    def _ask_host(self, host: Host, question: dict[str, Any]) -> dict[str, Any]:
-        return self._ask(_Part(host, host._connection.client(), {}), question)
+    def _occupancy(self, host: Host) -> Occupancy:
+        client: Any = host._connection.client()
+        return Occupancy(host._entry, client._ask_keeper, self._info, self.directory)
 
     def _ask(self, part: _Part, question: dict[str, Any], timeout: float = ANSWER_TIME) -> dict[str, Any]:
         answer: dict[str, Any] = part.client._ask_keeper({**question, "directory": self.directory}, timeout)
@@ -482,11 +445,3 @@ def _wanted(name: str, mode: str, slots: int | None = None) -> Wanted:
 
 def _by_name(wanted: Wanted) -> str:
     return str(wanted["name"])
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        # An account without a name, as in containers.
-        return str(os.getuid()) if hasattr(os, "getuid") else "?"

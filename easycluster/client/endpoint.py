@@ -179,6 +179,7 @@ class Endpoint:
         options = self.options
         return {
             "lease": options.lost_after,
+            "heartbeat": options.heartbeat,
             "label": options.label,
             "definitions": list(options.definitions),
             "socket": self._carrier.needs_socket,

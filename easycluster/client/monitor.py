@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from easycluster.client.logs import deliver
 from easycluster.client.plain import load_plain
 from easycluster.errors import ConnectionLost, ProtocolError, RemoteProtocolError
+from easycluster.link.stall import StallWatch
 from easycluster.wire.faults import first_words
 from easycluster.wire.frames import FrameDecoder, FrameEncoder, Kind, frame
 from easycluster.wire.records import Mac
@@ -137,6 +138,7 @@ class Control:
         self.on_data: Callable[[bytes], None] | None = None
         self.on_data_credit: Callable[[int], None] | None = None
         self.on_idle: Callable[[], None] | None = None
+        self._stall: StallWatch | None = None
         self._on_output = on_output
         self._on_ended = on_ended
         self._encoder = FrameEncoder(None)
@@ -162,6 +164,10 @@ class Control:
         if send_key is not None and receive_key is not None:
             self._encoder = FrameEncoder(Mac(send_key))
             self._decoder = FrameDecoder(Mac(receive_key), MAX_BULK)
+
+    def watch_data(self, sock: socket.socket) -> None:
+        """End the session, too, if what is sent on this data connection never gets through."""
+        self._stall = StallWatch(sock, self.timeout, self.heartbeat)
 
     # Sending -----------------------------------------------------------------------------------
 
@@ -356,10 +362,17 @@ class Control:
         if now - self.last_heard > self.timeout:
             self.end(f"no heartbeat for {self.timeout:g} s")
             return now + 3600
+        stall = self._stall
+        if stall is not None:
+            trouble = stall.look(now, self.last_heard)
+            if trouble:
+                self.end(trouble)
+                return now + 3600
         if now >= self.next_ping:
             self.next_ping = now + self.heartbeat
             self.send_quietly(Kind.PING)
-        return min(self.next_ping, self.last_heard + self.timeout)
+        due = min(self.next_ping, self.last_heard + self.timeout)
+        return due if stall is None else min(due, stall.next_look)
 
 
 class Monitor:

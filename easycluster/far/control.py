@@ -185,11 +185,28 @@ class _ListenerKeeper(Keeper):
     """A keeper that tells the TCP server of its session."""
 
     parent: Optional[socket.socket] = None
+    # The worker's data connection, to look at: the worker may be stopped, or its interpreter be held.
+    _data: Optional[socket.socket] = None
+
+    def pass_link(self, packet: Dict[str, Any], fds: List[int]) -> None:
+        """As for any keeper; and look after what the worker sends there."""
+        if self._worker is not None:
+            self._close_data()
+            self._data = socket.socket(fileno=os.dup(fds[0]))
+            self.watch_data(self._data)
+        super().pass_link(packet, fds)
+
+    def _close_data(self) -> None:
+        if self._data is not None:
+            self._data.close()
+            self._data = None
 
     def report(self, packet: Dict[str, Any]) -> None:
         self.tell({"kind": "request", "text": packet["text"]})
 
     def worker_ended(self, died: Dict[str, Any]) -> None:
+        # The near side sees the end of the link with the last who has it.
+        self._close_data()
         self.tell({"kind": "died", "signal": died["signal"], "exit_code": died["exit_code"]})
 
     def tell(self, packet: Dict[str, Any]) -> None:

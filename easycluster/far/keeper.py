@@ -35,6 +35,7 @@ from easycluster.errors import RemoteProtocolError
 from easycluster.far.fdpass import recv_packet, send_packet
 from easycluster.far.reaper import kill_children, kill_group
 from easycluster.far.relay import Relay
+from easycluster.link.stall import StallWatch
 from easycluster.wire.frames import FrameDecoder, FrameEncoder, Kind, frame
 from easycluster.wire.records import Mac
 
@@ -103,6 +104,7 @@ class Keeper:
         # Why it ends, for a server's log.
         self.why = ""
         self.lease = LEASE
+        self._stall: Optional[StallWatch] = None
         self.last_heard = _monotonic()
         self._cancels: Dict[int, float] = {}
         self._kill_at: Optional[float] = None
@@ -146,12 +148,20 @@ class Keeper:
         moments = [self.last_heard + self.lease * USED_OF_LEASE, *self._cancels.values()]
         if self._kill_at is not None:
             moments.append(self._kill_at)
+        if self._stall is not None:
+            moments.append(self._stall.next_look)
         return max(0.0, min(moments) - now) + 0.001
 
     def _look_at_clock(self) -> None:
         now = _monotonic()
         if now - self.last_heard > self.lease * USED_OF_LEASE:
+            # Perhaps only the way here is broken, and it is heard.
+            self.farewell = f"it had no heartbeat for {self.lease:g} s"
             self.stop(f"no heartbeat for {self.lease:g} s")
+        trouble = self._stall.look(now, self.last_heard) if self._stall is not None else ""
+        if trouble:
+            self.farewell = trouble
+            self.stop(trouble)
         stuck = {request for request, moment in self._cancels.items() if moment <= now}
         if stuck:
             for request in stuck:
@@ -330,6 +340,11 @@ class Keeper:
             self._worker.passers.append(passer)
         self.pass_link({"kind": "link", "marker": self._settings.get("marker", b"")}, fds)
 
+    def watch_data(self, sock: socket.socket) -> None:
+        """End the session, too, if what the worker sends on this data connection never gets through."""
+        heartbeat = self._settings.get("heartbeat", 0.0)
+        self._stall = StallWatch(sock, self.lease, heartbeat if isinstance(heartbeat, (int, float)) else 0.0)
+
     def pass_link(self, packet: Dict[str, Any], fds: List[int]) -> None:
         """Give a connected data link to the worker; it waits for one if there is none."""
         worker = self._worker
@@ -398,6 +413,7 @@ class Keeper:
         self._worker = None
         self._cancels.clear()
         self._kill_at = None
+        self._stall = None
         self._end_relay()
         died = {
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,

@@ -55,6 +55,7 @@ class TcpCarrier:
         """Connect a second time, bound to the same session."""
         sock, keys = self._dial(DATA, timeout)
         self._sockets.append(sock)
+        control.watch_data(sock)
         return DataLink(SocketStream(sock), keys.send, keys.receive)
 
     def words(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .row import NOTHING, Peers, Row
+from .row import LIVES, NOTHING, Peers, Row
 
 # Every process of the session on the far side, and what they started.
 FAR_SIDE = "every far-side process and what it started"
@@ -65,6 +65,32 @@ LINK_ROWS = (
         5.0,
         "nothing is lost",
         transports=("tcp", "ssh"),
+    ),
+    Row(
+        "stuck-argument",
+        "large packets vanish on the way there (MTU) while heartbeats pass, in a call without a deadline",
+        ("ConnectionLost",),
+        3.0,
+        "both sides",
+        transports=("tcp", "ssh"),
+        condition="lost_after is 1.5 s here, 15 s by default",
+    ),
+    Row(
+        "stuck-result",
+        "large packets vanish on the way back",
+        ("ConnectionLost",),
+        3.0,
+        "both sides",
+        transports=("tcp", "ssh"),
+        condition="lost_after is 1.5 s here, 15 s by default",
+    ),
+    Row(
+        "not-reading",
+        "the worker reads nothing for twice as long as a host may be silent",
+        (NOTHING,),
+        None,
+        LIVES,
+        transports=("tcp",),
     ),
     Row(
         "link-cut",

@@ -146,6 +146,21 @@ class Host:
         """Drop packets of more bytes than ``size``, without the message that would tell the sender."""
         self.filter(f"meta length > {size} drop", f"meta length > {size} drop")
 
+    def lose_large(self, size: int, *, there: bool) -> None:
+        """Drop packets of more bytes than ``size`` in one direction, on arrival, so that no sender can know.
+
+        Args:
+            size: The largest that passes.
+            there: Whether it is on the way to the host, or back.
+        """
+        device, prefix = ("eth0", self.prefix) if there else (self.device, [])
+        rules = (
+            f"table netdev {self.device}\ndelete table netdev {self.device}\n"
+            f"table netdev {self.device} {{ chain in {{ type filter hook ingress device {device} priority 0; "
+            f"meta length > {size} drop; }}; }}\n"
+        )
+        _nft(prefix, rules)
+
     def break_after(self, count: int, verdict: str = "drop") -> None:
         """Let so many bytes of ours arrive; a verdict is on what comes then."""
         self.filter(f"quota over {count} bytes {verdict}", "")
@@ -178,13 +193,13 @@ class Host:
                 f'chain out {{ type filter hook output priority 0; oifname "eth0" {outgoing or "accept"}; }}\n'
                 "}\n"
             )
-        subprocess.run(
-            [*self.prefix, "nft", "-f", "-"], input=rules, text=True, check=True, capture_output=True, timeout=30
-        )
+        _nft(self.prefix, rules)
 
     def heal(self) -> None:
         """Let everything pass again."""
         self.filter("", "")
+        for prefix in (self.prefix, []):
+            _nft(prefix, f"table netdev {self.device}\ndelete table netdev {self.device}\n")
 
     # What runs there -----------------------------------------------------------------------------
 
@@ -291,6 +306,11 @@ def _run(*command: str) -> str:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def _nft(prefix: list[str], rules: str) -> None:
+    """Change the filters of the namespace that ``prefix`` leads to."""
+    subprocess.run([*prefix, "nft", "-f", "-"], input=rules, text=True, check=True, capture_output=True, timeout=30)
 
 
 def _wait(condition: object, what: str) -> None:

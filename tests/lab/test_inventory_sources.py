@@ -102,7 +102,7 @@ def test_problems_of_all_files_come_at_once_with_the_command_that_says_the_same(
     assert [line for line in said.splitlines() if line[0] != " "] == [
         "a.yaml:1:13: unknown key 'usr' in host 'g'",
         "b.yaml:1:13: unknown key 'prt' in host 'g'",
-        "--ec-set:1:10: is not YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'",
+        "--ec-set:1:8: is not YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'",
         f"3 problems in 3 files; nothing was connected.   {again}",
     ]
 

@@ -29,14 +29,14 @@ __all__ = ["serve_channel", "serve_listener"]
 _monotonic = time.monotonic
 
 
-def serve_channel(channel: Any, bundle: bytes) -> None:
+def serve_channel(channel: Any) -> None:
     """Be the keeper of an execnet gateway: runs in its main thread until the session ends."""
     if hasattr(signal, "alarm"):
         # Of the first stage; from now on there is the lease.
         signal.alarm(0)
     become_subreaper()
     template, pid = sys.easycluster_template  # type: ignore[attr-defined]  # set by the first stage
-    source = bundle + b"\nfrom easycluster.far.template import serve\nserve(sock)\n"
+    source = b"from easycluster.far.template import serve\nserve(sock)\n"
     template.sendall(len(source).to_bytes(4, "big") + source)
     incoming: Deque[Optional[bytes]] = deque()
     wake_receive, wake_send = os.pipe()

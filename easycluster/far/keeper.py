@@ -23,15 +23,14 @@ from __future__ import annotations
 import os
 import pickle
 import select
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from easycluster.errors import RemoteProtocolError
+from easycluster.far import folders
 from easycluster.far.fdpass import recv_packet, send_packet
 from easycluster.far.reaper import kill_children, kill_group
 from easycluster.far.relay import Relay
@@ -176,7 +175,7 @@ class Keeper:
         if self._listener is not None:
             self._listener.close()
         if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            folders.remove(self._directory)
         worker = self._worker
         if worker is not None:
             # The worker sees its end of the session; the template gives it a moment, then kills.
@@ -309,7 +308,7 @@ class Keeper:
 
     def _listen(self) -> None:
         """Open the socket on which a second connection hands over its pipes."""
-        self._directory = tempfile.mkdtemp(prefix="ec-")
+        self._directory = folders.make_private()
         self._path = os.path.join(self._directory, "s")
         # It outlives a keeper that is killed, and removes this then.
         send_packet(self._template, {"kind": "directory", "path": self._directory})

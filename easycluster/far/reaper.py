@@ -12,7 +12,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Collection, Dict, List, Set
+from typing import Any, Collection, Dict, List, Set
+
+ctypes: Any
+try:
+    # Early, so that the processes of a session share it.
+    import ctypes
+except ImportError:
+    ctypes = None
 
 __all__ = ["become_subreaper", "kill_children", "kill_group", "parents"]
 
@@ -28,10 +35,8 @@ def become_subreaper() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
-        import ctypes
-
         return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
-    except (ImportError, OSError, AttributeError):
+    except (OSError, AttributeError):
         return False
 
 

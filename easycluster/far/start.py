@@ -12,11 +12,16 @@ apart from execnet's bytes; a local one writes the same line into ``folder/start
 
     marker SPACE version SPACE process id SPACE hex of sys.executable NEWLINE
 
-It has 60 s until the keeper's bundle is there: on a link that falls silent meanwhile, sshd would let it wait for hours.
+execnet's own first line comes next, and is answered at once.  What comes then is ours again: a 4-byte big-endian length
+and the bundle of :mod:`easycluster.transport.bundle`, whose source is run.  So all that the processes of a session need
+is there once, before they part, and they share it.  Then the template is forked, and execnet's line is run.
+
+It has 60 s until the keeper runs: on a link that falls silent meanwhile, sshd would let it wait for hours.  If the link
+ends before the bundle is there, it removes ``folder``: the near side has died.
 
 ``sys.easycluster_template`` is then ``(socket, process id)``.  The template waits on the other end of that socket for a
 4-byte big-endian length and as many bytes of Python source, which it runs with ``sock`` as a global; it ends when the
-socket closes.  If that comes before the source, it removes ``folder``: the near side has died.
+socket closes.
 
 This module is shipped to the far side: standard library of Python 3.8 only.
 """
@@ -51,14 +56,41 @@ def _start(marker, folder, again):
             os.execvp("sh", ["sh", "-c", 'eval "$0"'] + again)
         sys.stdin.readline()
         os._exit(1)
-    import signal
+    import gc, signal
     if hasattr(signal, "alarm"):
         signal.alarm(60)
     sys.path[:] = [entry for entry in sys.path if entry]
     sys.argv[:] = ["-c"]
+    line = sys.stdin.readline()
+    if not line:
+        os._exit(0)
+    os.write(1, b"1")
+    names = {"__name__": "easycluster_bundle"}
+    source, _, names["DATA"] = _read(0, folder).partition(b"\\0")
+    gc.disable()
+    exec(compile(source, "<easycluster bundle>", "exec"), names)
+    del names["DATA"], source
+    gc.enable()
+    gc.freeze()
     if hasattr(os, "fork"):
-        _fork_template(folder)
-def _fork_template(folder):
+        _fork_template()
+    _become_execnet(eval(line), names.get("compile_execnet"))
+def _read(fd, folder):
+    def read(count):
+        parts = []
+        while count:
+            more = os.read(fd, min(count, 65536))
+            if not more:
+                if folder:
+                    for name in os.listdir(folder):
+                        os.unlink(os.path.join(folder, name))
+                    os.rmdir(folder)
+                os._exit(0)
+            parts.append(more)
+            count -= len(more)
+        return b"".join(parts)
+    return read(int.from_bytes(read(4), "big"))
+def _fork_template():
     import socket
     near, far = socket.socketpair()
     pid = os.fork()
@@ -75,25 +107,17 @@ def _fork_template(folder):
         near.detach()
         os.closerange(3, keep)
         os.closerange(keep + 1, 1024)
-        def read(count):
-            data = b""
-            while len(data) < count:
-                more = far.recv(min(count - len(data), 65536))
-                if not more:
-                    if folder:
-                        for name in os.listdir(folder):
-                            os.unlink(os.path.join(folder, name))
-                        os.rmdir(folder)
-                    os._exit(0)
-                data += more
-            return data
-        source = read(int.from_bytes(read(4), "big"))
-        exec(compile(source, "<easycluster template>", "exec"), {"__name__": "easycluster_template", "sock": far})
+        names = {"__name__": "easycluster_template", "sock": far}
+        exec(compile(_read(keep, ""), "<easycluster template>", "exec"), names)
         os._exit(0)
     finally:
         os._exit(1)
+def _become_execnet(text, make_code):
+    text, model, io, answer, serve = text.rsplit("\\n", 4)
+    code = make_code(text) if make_code else compile(text, "<execnet>", "exec")
+    exec(code, globals())
+    exec("\\n".join([model, io, serve]), globals())
 _start(sys.argv[1], sys.argv[2], sys.argv[3:])
-exec(eval(sys.stdin.readline()))
 """
 
 # Hex, because it has to come unharmed through the login shell (csh reads "!" and newlines even between quotes, fish

@@ -10,14 +10,15 @@ This module is shipped to the far side.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
-import shutil
 import signal
 import socket
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple
 
+from easycluster.far import folders
 from easycluster.far.fdpass import recv_packet, send_packet
 from easycluster.far.reaper import become_subreaper, kill_children, kill_group
 
@@ -224,7 +225,7 @@ class _Template:
         if self._holdings is not None:
             self._undo(self._holdings)
         if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            folders.remove(self._directory)
 
     def _undo(self, holdings: Holdings) -> None:
         """Set the host back; the keeper may still be there, and must not take us for stuck."""
@@ -265,8 +266,13 @@ def fork_sessions(sock: socket.socket, start: Optional[Callable[[socket.socket, 
     Run by the process that a TCP server starts for this: it holds no key, the keys of a session
     reach its keeper over the socket that is passed here.
     """
+    # All that a session imports, hashlib for its records: see Mac.
+    import hashlib  # noqa: F401
+
+    import easycluster.far.control
     import easycluster.far.worker  # noqa: F401
 
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)

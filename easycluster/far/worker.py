@@ -35,7 +35,6 @@ from easycluster.far.keeper import CANCEL_SIGNAL, DUMP_SIGNAL
 from easycluster.far.namespace import Namespace
 from easycluster.far.quick import make_serve
 from easycluster.far.root import Root
-from easycluster.far.services import SERVICES
 from easycluster.far.session import FarThread, Interrupted, NearConnection, WorkerSession, ask
 from easycluster.link.operations import Op
 from easycluster.link.pending import Pending
@@ -440,6 +439,8 @@ class Worker:
             from easycluster.far.debugger import post_mortem
 
             return post_mortem(*args)
+        from easycluster.far.services import SERVICES
+
         return SERVICES[name](*args)
 
     def ask_near(self, name: str, *args: Any) -> Any:

@@ -1,21 +1,28 @@
-"""Packs the shipped modules into one text that a bare Python runs.
+"""Packs the shipped modules into one piece that a bare Python runs.
 
-The text holds a table of modules and their compressed sources, and puts a finder for them first in
-``sys.meta_path``.  There, the package ``easycluster`` is :mod:`easycluster.far.face`, and an
-installed copy is out of sight.  Modules are compiled when they are imported, under names such as
-``<easycluster>/wire/frames.py``; their loader gives tracebacks the lines.
+It is a short source, a NUL byte and data::
 
-Compiling is most of what a start costs: 58 ms of 90 for all modules on Python 3.11, against 2 ms to
-unmarshal them.  So for a far side that runs this very Python, the text can carry the code as well.
+    source   -   n   ASCII; run with the data as the global DATA
+    0        B   1   0
+    data     -   n   marshal(3), version 2, of (digest, table, texts, code_for, codes)
+
+The table has the modules, texts are their sources, compressed.  The source puts a finder for them first in
+``sys.meta_path``.  There, the package ``easycluster`` is :mod:`easycluster.far.face`, and an installed copy is out of
+sight.  Modules are compiled when they are imported, under names such as ``<easycluster>/wire/frames.py``; their loader
+gives tracebacks the lines.
+
+Compiling is most of what a start costs: 58 ms of 90 for all modules on Python 3.11, against 2 ms to unmarshal them.  So
+for a far side that runs this very Python, codes are the modules compiled, and execnet's part of a far side with them
+(16 ms); any other Python passes them over.  The sources are then looked at only when a traceback wants lines.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import marshal
 import sys
 import zlib
-from base64 import b64encode
 from functools import lru_cache
 from importlib.machinery import SourceFileLoader
 from importlib.util import MAGIC_NUMBER
@@ -34,26 +41,21 @@ ROOT = Path(__file__).parents[1]
 _BOOT = '''\
 """EasyCluster's shipped modules; made by easycluster.transport.bundle."""
 import marshal, sys, zlib
-from binascii import a2b_base64
 from importlib._bootstrap_external import MAGIC_NUMBER
 from importlib.machinery import ModuleSpec
 
-DIGEST = {digest!r}
-# name: (is it a package, its file name, offset and length of its source in characters)
-TABLE = {table}
-DATA = b"""\\
-{data}"""
-# The one Python that CODE is for, or None.
-CODE_FOR = {code_for!r}
-CODE = b"""\\
-{code}"""
+DIGEST, TABLE, TEXTS, CODE_FOR, CODES = marshal.loads(DATA)
+if CODE_FOR != (sys.version, MAGIC_NUMBER, sys.flags.optimize):
+    CODES = {}
+elif isinstance(CODES, bytes):
+    CODES = marshal.loads(zlib.decompress(CODES))
 
 
 class Finder:
     """Finds and loads the modules of the bundle, and nothing else."""
 
-    def __init__(self, digest, table, text, code):
-        self.digest, self.table, self.text, self.code = digest, table, text, code
+    def __init__(self, digest, table, texts, codes):
+        self.digest, self.table, self.texts, self.codes = digest, table, texts, codes
 
     def find_spec(self, name, path=None, target=None):
         entry = self.table.get(name)
@@ -70,13 +72,16 @@ class Finder:
         exec(self.get_code(module.__name__), module.__dict__)
 
     def get_code(self, name):
-        if name in self.code:
-            return marshal.loads(self.code[name])
+        code = self.codes.pop(name, None)
+        if code is not None:
+            return marshal.loads(code)
         return compile(self.get_source(name), self.table[name][1], "exec", dont_inherit=True)
 
     def get_source(self, name):
+        if isinstance(self.texts, bytes):
+            self.texts = zlib.decompress(self.texts).decode("utf-8")
         start, length = self.table[name][2:]
-        return self.text[start : start + length]
+        return self.texts[start : start + length]
 
     def get_filename(self, name):
         return self.table[name][1]
@@ -91,41 +96,44 @@ def install():
             return
     for name in [name for name in sys.modules if name == "easycluster" or name.startswith("easycluster.")]:
         del sys.modules[name]
-    text = zlib.decompress(a2b_base64(DATA)).decode("utf-8")
-    code = {{}}
-    if CODE_FOR == (sys.version, MAGIC_NUMBER, sys.flags.optimize):
-        code = marshal.loads(zlib.decompress(a2b_base64(CODE)))
-    sys.meta_path.insert(0, Finder(DIGEST, TABLE, text, code))
+    sys.meta_path.insert(0, Finder(DIGEST, TABLE, TEXTS, CODES))
+
+
+def compile_execnet(text):
+    """Return the code of a text of execnet's, which the near side may have compiled."""
+    code = CODES.pop(zlib.crc32(text.encode("utf-8")), None)
+    return marshal.loads(code) if code is not None else compile(text, "<execnet>", "exec", dont_inherit=True)
 
 
 install()
 '''
 
 
-@lru_cache(maxsize=2)
-def bundle_source(with_code: bool = False) -> bytes:
-    """Return ASCII source that makes the shipped modules importable where it is run.
+@lru_cache(maxsize=8)
+def bundle_source(with_code: bool = False, compress: bool = True, then: str = "") -> bytes:
+    """Return what makes the shipped modules importable where it is run, see :mod:`easycluster.transport.bundle`.
 
     Running it a second time does nothing.  It leaves ``DIGEST`` and names of its own in the globals
     it is run with.
 
     Args:
         with_code: True to add code that exactly our version of Python loads and any other passes
-            over.  The text is then three times as long: right for a far side on this machine.
+            over.  It is then three times as long, if it is compressed.
+        compress: False for a far side on this machine, where compressing takes longer than sending.
+        then: ASCII source to run once they are importable.
     """
-    rows, texts, offset = [], [], 0
+    table, texts, offset = {}, [], 0
     for name, (is_package, filename, source) in sorted(shipped_modules().items()):
-        rows.append(f"    {name!r}: ({is_package}, {filename!r}, {offset}, {len(source)}),\n")
+        table[name] = (is_package, filename, offset, len(source))
         texts.append(source)
         offset += len(source)
-    table, data = "".join(rows), _as_lines(zlib.compress("".join(texts).encode("utf-8"), 6))
-    code_for, code = None, ""
-    if with_code:
-        code_for = (sys.version, MAGIC_NUMBER, sys.flags.optimize)
-        code = _as_lines(zlib.compress(marshal.dumps(_compiled()), 1))
-    digest = hashlib.sha256((table + data).encode("ascii")).hexdigest()
-    text = _BOOT.format(digest=digest, table=f"{{\n{table}}}", data=data, code_for=code_for, code=code)
-    return text.encode("ascii")
+    text = "".join(texts).encode("utf-8")
+    digest = hashlib.sha256(repr(table).encode("ascii") + text).hexdigest()
+    code_for = (sys.version, MAGIC_NUMBER, sys.flags.optimize) if with_code else None
+    codes = _compiled() if with_code else {}
+    packed = zlib.compress(marshal.dumps(codes, 2), 1) if with_code and compress else codes
+    data = marshal.dumps((digest, table, zlib.compress(text, 1), code_for, packed), 2)
+    return (_BOOT + then).encode("ascii") + b"\0" + data
 
 
 def shipped_modules() -> dict[str, tuple[bool, str, str]]:
@@ -151,9 +159,17 @@ def _far_name(path: Path) -> str:
     return f"<easycluster>/{path.relative_to(ROOT).as_posix()}"
 
 
-def _compiled() -> dict[str, bytes]:
-    """Return each shipped module's marshalled code, from Python's own cache where that is fresh."""
-    codes = {}
+def _compiled() -> dict[str | int, bytes]:
+    """Return each shipped module's marshalled code, from Python's own cache where that is fresh.
+
+    And that of the text which execnet sends to a far side, by the checksum of the text.
+    """
+    from execnet import gateway_base
+
+    text = inspect.getsource(gateway_base)
+    codes: dict[str | int, bytes] = {
+        zlib.crc32(text.encode("utf-8")): marshal.dumps(compile(text, "<execnet>", "exec", dont_inherit=True))
+    }
     for name, path in _paths().items():
         code = SourceFileLoader(name, str(path)).get_code(name)
         assert code is not None
@@ -164,8 +180,3 @@ def _compiled() -> dict[str, bytes]:
 def _renamed(code: CodeType, filename: str) -> CodeType:
     constants = tuple(_renamed(item, filename) if isinstance(item, CodeType) else item for item in code.co_consts)
     return code.replace(co_filename=filename, co_consts=constants)
-
-
-def _as_lines(data: bytes) -> str:
-    text = b64encode(data).decode("ascii")
-    return "".join(f"{text[start : start + 4096]}\n" for start in range(0, len(text), 4096))

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GatewayCarrier"]
 
+# Before the processes of the session part, so that they share it.
+LOAD = "import easycluster.far.control, easycluster.far.template, easycluster.far.worker\n"
+
 # Seconds that the better data link over ssh gets before data goes over the channel.
 DATA_TIMEOUT = 5.0
 
@@ -52,7 +55,8 @@ class GatewayCarrier:
         gateway = self._gateway = open_gateway(self._target, timeout=timeout)
         control.use(_Port(gateway))
         # Compiling the bundle over there takes longer than sending it compiled.
-        bundle = bundle_source(with_code=gateway.python_version[:2] == sys.version_info[:2])
+        with_code = gateway.python_version[:2] == sys.version_info[:2]
+        bundle = bundle_source(with_code, compress=not self.is_local, then=LOAD)
         gateway.start(bundle, control.enqueue, control.enqueue_end, timeout=timeout)
 
     def open_data(self, control: Control, marker: bytes, timeout: float) -> DataLink:

@@ -45,10 +45,8 @@ __all__ = ["Gateway", "GatewayTarget", "open_gateway"]
 
 # Runs in the far side's main thread for as long as the gateway lives.
 KEEPER = """\
-code = channel.receive()
-exec(compile(code, "<easycluster bundle>", "exec"), {"__name__": "easycluster_bundle"})
 from easycluster.far.control import serve_channel
-serve_channel(channel, code)
+serve_channel(channel)
 """
 
 # ssh binds a unix socket of at most 107 bytes: the folder, "/master", and 17 characters it adds while it makes it.
@@ -347,7 +345,7 @@ class Gateway:
         """Run the keeper over there.
 
         Args:
-            bundle: Python source that makes ``easycluster.far.control`` importable.
+            bundle: What makes ``easycluster.far.control`` importable, see :mod:`easycluster.far.start`.
             on_data: Gets what the keeper sends, in execnet's receiver thread: it must only enqueue.
             on_close: Gets the reason, once, when the stream has ended for any other reason than :meth:`close`; in a
                 thread of its own.
@@ -375,8 +373,9 @@ class Gateway:
         watchdog.daemon = True
         watchdog.start()
         try:
+            # Beside execnet: its side over there begins to listen once it has what we send here.
+            self._gateway._io.write(len(bundle).to_bytes(4, "big") + bundle)
             self._channel = self._gateway.remote_exec(KEEPER)
-            self._channel.send(bundle)
             self._channel.setcallback(receive, endmarker=end)
         except (OSError, EOFError) as exc:
             raise self._lost() from exc

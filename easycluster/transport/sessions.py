@@ -26,8 +26,11 @@ _STAGE = (
     "import sys,socket;sys.path[:]=[p for p in sys.path if p];sys.argv[:]=['-c'];"
     "sock=socket.socket(fileno=int({fd}));"
     "n=int.from_bytes(sock.recv(4,socket.MSG_WAITALL),'big');"
-    "exec(compile(sock.recv(n,socket.MSG_WAITALL),'<easycluster sessions>','exec'))"
+    "boot,_,DATA=sock.recv(n,socket.MSG_WAITALL).partition(b'\\0');"
+    "exec(compile(boot,'<easycluster sessions>','exec'))"
 )
+
+_SERVE = "from easycluster.far.template import fork_sessions\ndel DATA, boot\nfork_sessions(sock)\n"
 
 # What a session sees of the server's environment.
 _KEPT = ("PATH", "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LOGNAME", "USER", "SHELL", "TMPDIR", "TZ")
@@ -87,10 +90,7 @@ class SessionSpawner:
                 start_new_session=True,
                 cwd="/",
             )
-        source = (
-            bundle_source(with_code=True)
-            + b"\nfrom easycluster.far.template import fork_sessions\nfork_sessions(sock)\n"
-        )
+        source = bundle_source(with_code=True, compress=False, then=_SERVE)
         near.sendall(len(source).to_bytes(4, "big") + source)
         self._sock = near
         return near

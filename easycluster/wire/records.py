@@ -13,9 +13,8 @@ This module is shipped to the far side.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import struct
+from _operator import _compare_digest  # hmac's, without hashlib: a link without a key needs neither
 from typing import Any, Callable, Optional, Tuple, Union
 
 __all__ = ["HEAD_SIZE", "TAG_SIZE", "Mac", "pack_head", "pack_number", "same"]
@@ -31,7 +30,7 @@ HEAD_SIZE = 36
 _BLOCK = 64
 pack_number = struct.Struct(">Q").pack
 pack_head = struct.Struct(">I32s").pack
-same = hmac.compare_digest
+same = _compare_digest
 Buffer = Union[bytes, bytearray, memoryview]
 
 
@@ -50,6 +49,8 @@ class Mac:
     def __init__(self, key: bytes) -> None:
         if len(key) != 32:
             raise ValueError(f"a record key has 32 bytes, not {len(key)}")
+        import hashlib  # OpenSSL takes a while to load, and most far sides are reached over ssh
+
         padded = key.ljust(_BLOCK, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))

@@ -24,7 +24,6 @@ This module is shipped to the far side: standard library of Python 3.8 only.
 
 from __future__ import annotations
 
-import ast
 import itertools
 import linecache
 import sys
@@ -259,6 +258,8 @@ def _make_frame(entry: Entry, host: str) -> Tuple[FrameType, int, int]:
         filename = f"{host}:{filename}" if is_file else f"{host}:({filename[1:-1]})"
         _register_source(filename, first, source)
     line, first = _as_line(line), _as_line(first)
+    import ast  # late, because few sessions see a traceback
+
     tree = ast.parse("def function():\n yield")
     # Python 3.11 and newer mark the failing part of a line by the columns of the instruction.
     if end_line is None or column is None or end_column is None or not line <= end_line:

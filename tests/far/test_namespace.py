@@ -376,7 +376,8 @@ def test_set_global_without_dots_needs_a_context(ns):
 
 SCRIPT = '''
 import pickle, sys, traceback
-exec(sys.stdin.buffer.read(), {})
+source, _, DATA = sys.stdin.buffer.read().partition(b"\\0")
+exec(source, {"DATA": DATA})
 from easycluster.far.modules import Block
 from easycluster.far.namespace import Namespace
 

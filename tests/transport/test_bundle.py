@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from execnet import gateway_base
 from support.interpreters import interpreters
 
 import easycluster.errors
@@ -16,13 +18,18 @@ ROOT = Path(easycluster.errors.__file__).parent
 SHIPPED = shipped_modules()
 
 
-def run_far(code, python=sys.executable, path=(), with_code=False):
+def run_far(code, python=sys.executable, path=(), with_code=False, compress=True):
     """Run ``code`` on a bare Python where the bundle has been run; return what it printed."""
     text = textwrap.dedent(code)
-    program = f"import sys; sys.path[:0] = {list(map(str, path))!r}; BUNDLE = sys.stdin.buffer.read()\n{text}"
+    # BUNDLE is source that finds its data wherever it is run, as often as one likes.
+    program = (
+        f"import sys; sys.path[:0] = {list(map(str, path))!r}; "
+        "source, _, _data = sys.stdin.buffer.read().partition(b'\\0')\n"
+        f"BUNDLE = 'import __main__; DATA = __main__._data\\n' + source.decode('ascii')\n{text}"
+    )
     done = subprocess.run(
         [python, "-I", "-S", "-c", program],
-        input=bundle_source(with_code),
+        input=bundle_source(with_code, compress),
         capture_output=True,
         timeout=50,
         check=False,
@@ -40,10 +47,11 @@ def installed_copy(tmp_path):
     return tmp_path
 
 
-def test_bundle_is_ascii_and_the_same_each_time():
-    assert bundle_source().isascii()
+def test_bundle_begins_with_ascii_source_and_is_the_same_each_time():
+    source, zero, data = bundle_source(with_code=True, then="print('here')\n").partition(b"\0")
+    assert (source.isascii(), zero, bool(data)) == (True, b"\0", True)
+    assert source.endswith(b"install()\nprint('here')\n")
     assert bundle_source() is bundle_source()
-    assert bundle_source(with_code=True).isascii()
 
 
 def test_every_file_of_a_shipped_package_is_in_the_bundle():
@@ -173,17 +181,36 @@ def test_a_process_that_runs_no_user_code_loads_no_proxies():
 
 CODE_IS_USED = """
     exec(BUNDLE, {})
-    print(len(sys.meta_path[0].code) == len(sys.meta_path[0].table))
+    print(len(sys.meta_path[0].codes) > len(sys.meta_path[0].table))
     import easycluster.far.modules
+    print("easycluster.far.modules" in sys.meta_path[0].codes)
     print(easycluster.far.modules.compile_source.__code__.co_filename)
     """
 
 
-def test_code_for_our_own_version_is_used():
-    assert run_far(CODE_IS_USED, with_code=True) == ["True", "<easycluster>/far/modules.py"]
+@pytest.mark.parametrize("compress", [False, True])
+def test_code_for_our_own_version_is_used_once(compress):
+    lines = run_far(CODE_IS_USED, with_code=True, compress=compress)
+    assert lines == ["True", "False", "<easycluster>/far/modules.py"]
 
 
 @pytest.mark.parametrize("version", [v for v, path in interpreters().items() if path != sys.executable])
 def test_code_for_another_version_is_passed_over(version):
     lines = run_far(CODE_IS_USED, python=interpreters()[version], with_code=True)
-    assert lines == ["False", "<easycluster>/far/modules.py"]
+    assert lines == ["False", "False", "<easycluster>/far/modules.py"]
+
+
+def test_code_of_execnet_is_for_exactly_the_text_it_sends():
+    program = """
+    names = {"DATA": _data}
+    exec(source, names)
+    text = open(%r).read()
+
+    def sent():
+        return [name for name in names["CODES"] if isinstance(name, int)]
+
+    print(len(sent()), names["compile_execnet"](text + " ").co_filename, len(sent()))
+    print(names["compile_execnet"](text).co_filename, len(sent()))
+    """
+    lines = run_far(program % inspect.getsourcefile(gateway_base), with_code=True)
+    assert lines == ["1 <execnet> 1", "<execnet> 0"]

@@ -35,7 +35,7 @@ from easycluster.transport.gateway import Gateway, GatewayTarget, open_gateway
 BUNDLE = b"""
 import sys, types
 
-def serve_channel(channel, code):
+def serve_channel(channel):
     import os, socket, threading
     while True:
         try:

@@ -23,6 +23,7 @@ The tree::
      |   +- ForkedClientError               the client was made by the parent of this process
      +- CallTimeout (TimeoutError)          a deadline passed; the far side was stopped
      +- CallCancelled                       the call was cancelled
+     +- Unsupported                         what was asked for cannot be done there: says why
      +- RemoteError                         stands in for a far-side exception that cannot be rebuilt here
      +- RemoteException                     what ``origexc=False`` raises: the original and its traceback text
 
@@ -56,6 +57,7 @@ __all__ = [
     "SessionError",
     "SpecError",
     "StaleProxy",
+    "Unsupported",
     "WorkerDied",
 ]
 
@@ -254,6 +256,23 @@ class CallTimeout(EasyClusterError, TimeoutError):
 
 class CallCancelled(EasyClusterError):
     """The call was cancelled before it finished."""
+
+
+class Unsupported(EasyClusterError):
+    """What was asked for cannot be done there, however often it is tried.
+
+    Attributes:
+        operation: What, such as ``"power('status')"``.
+        why: Why not.
+    """
+
+    def __init__(self, operation: str, why: str) -> None:
+        super().__init__(f"{operation} is not supported: {why}")
+        self.operation = operation
+        self.why = why
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return type(self), (self.operation, self.why)
 
 
 class RemoteError(EasyClusterError):

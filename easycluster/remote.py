@@ -177,7 +177,9 @@ def _ask(client: BaseClient, service: str, *args: Any) -> Any:
     return client._request((Op.SERVICE, service, *args), nonblocking=True, origexc="quiet")
 
 
-def undo(client: BaseClient, what: Any, *args: Any, timeout: float = UNDO_LIMIT, **kwargs: Any) -> None:
+def undo(
+    client: BaseClient, what: Any, *args: Any, timeout: float = UNDO_LIMIT, boot: str = "keep", **kwargs: Any
+) -> None:
     """Have something done on the far side when the session ends in any way; call it before the change.
 
     What was registered last is done first, each action in a process of its own with the definitions, but without the
@@ -189,14 +191,17 @@ def undo(client: BaseClient, what: Any, *args: Any, timeout: float = UNDO_LIMIT,
             or a function of this side, which goes by value.
         args: Of the function; of a command, more words.
         timeout: Seconds until the action is killed.
+        boot: ``"forget"`` if a reboot undoes the change anyway, such as one of ``ip link``.  Else, in a lab's lease,
+            it is done after a reboot, too: even if the host loses power, when it is used next.
         kwargs: Of the function.
 
     Raises:
         AttributeError: If there is no such far-side name.
         SerializationError: If the function or its arguments cannot be kept.
-        OSError: If the session has ended; nothing is registered then.
+        OSError: If the session has ended, or the lease is there for a reboot, and this cannot be kept over one;
+            nothing is registered then.
     """
-    options: dict[str, Any] = {"limit": timeout}
+    options: dict[str, Any] = {"limit": timeout, "boot": boot}
     if isinstance(what, str):
         options["command"] = " ".join([what, *(shlex.quote(str(word)) for word in args)])
     elif isinstance(what, (list, tuple)):

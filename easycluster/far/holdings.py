@@ -10,7 +10,13 @@ then the locks go with the process.  The near side asks by way of the keeper, in
     {"op": "reserve", "names": [name], "seconds", "info"}                  -> {"in_the_way": [record]}
     {"op": "holders", "names": [name] or None}       -> {"holders": [record], "waiting": [record], "now": seconds}
     {"op": "force", "names": [name], "info"}                               -> {"ended": [record]}
-    {"op": "begin", "directories": [path], "alone": bool}                  -> {"level": int, "baseline": int}
+    {"op": "begin", "directories": [path], "alone": bool,
+     "keep": {"lock", "boots", "info"} or None}        -> {"level": int, "baseline": int}, or {"pending": True}
+    {"op": "recover", "lock"}                          -> {"undone": [...], "failures": [...], "in_the_way": [record]}
+    {"op": "carry", "seconds"}                                             -> {"boot": str}
+    {"op": "resume"}                                                       -> {}
+    {"op": "restart", "command"}                                           -> {"error": str}
+    {"op": "adopt", "lock", "token"}                                       -> {"levels": [int]}
     {"op": "undo", "level": int}                                           -> {"failures": [...]}
     {"op": "leaks", "baseline": int}                                       -> {"leaks": [...]}
     {"op": "end_worker"}                                                   -> {}
@@ -31,6 +37,8 @@ from typing import Any, Callable, Collection, Dict, List, Optional
 
 from easycluster.far.leaks import Baseline
 from easycluster.far.locks import DIRECTORY, FORCE_LOG, LOG, LockDirectory
+from easycluster.far.recovery import Recovery
+from easycluster.far.restart import restart
 from easycluster.far.undo import Code, UndoStack
 from easycluster.far.waiters import Waiters
 
@@ -57,6 +65,7 @@ class Holdings:
         self._label = ""
         self.waiters = Waiters(self._lock_directory)
         self.undo = UndoStack()
+        self._recovery = Recovery(self.undo, self._log)
 
     def answer(self, question: Plain, request: int = 0) -> Optional[Plain]:
         """Do what the near side asks; never raises.
@@ -78,21 +87,29 @@ class Holdings:
         except Exception as exc:  # noqa: BLE001 - the near side says it
             return {"fault": str(exc) or repr(exc)}
 
-    def register(self, packet: Plain, code: Code) -> None:
-        """Take an action that a worker registered."""
-        self.undo.add(packet, code)
+    def register(self, packet: Plain, code: Code) -> str:
+        """Take an action that a worker registered; return why it was not taken."""
+        return self._recovery.register(packet, code)
+
+    @property
+    def has_to_stay(self) -> bool:
+        """Whether there is something to do before this process may be killed."""
+        return self._recovery.has_to_stay
 
     def forget(self) -> None:
         """In a child: hold nothing."""
+        self._recovery.forget()
         if self._locks is not None:
             self._locks.forget()
             self._locks = None
 
     def end(self) -> None:
         """The session is over and its workers are gone: undo, and write down what cannot be told any more."""
+        self._recovery.wait()
         for failure in self.undo.run():
             self._log(failure)
         self._end_workers()
+        self._recovery.end()
         if self._locks is not None:
             self._locks.close()
             self._locks = None
@@ -146,7 +163,7 @@ class Holdings:
         ended: List[Plain] = []
         for record in locks.holders(question["names"]):
             pid = record.get("keeper")
-            if record.get("mode") == "reserved":
+            if record.get("mode") in ("reserved", "dirty"):
                 locks.reserve([record["name"]], 0, {"force": True})
             elif isinstance(pid, int) and pid > 1 and pid != self._keeper:
                 try:
@@ -163,6 +180,9 @@ class Holdings:
         return {"ended": ended}
 
     def _do_begin(self, question: Plain) -> Plain:
+        keep = question.get("keep")
+        if keep and self._recovery.begin(self._lock_directory(question), keep):
+            return {"pending": True}
         number = len(self._baselines)
         while number in self._baselines:
             number += 1
@@ -170,6 +190,23 @@ class Holdings:
         spared = [*self._workers(), os.getpid()]
         self._baselines[number] = Baseline(os.getpid(), spared, directories, bool(question.get("alone")))
         return {"level": len(self.undo), "baseline": number}
+
+    def _do_recover(self, question: Plain) -> Plain:
+        return self._recovery.recover(self._lock_directory(question), question["lock"])
+
+    def _do_carry(self, question: Plain) -> Plain:
+        return {"boot": self._recovery.carry(float(question["seconds"]))}
+
+    def _do_resume(self, question: Plain) -> Plain:
+        self._recovery.resume()
+        return {}
+
+    def _do_restart(self, question: Plain) -> Plain:
+        return {"error": restart(question.get("command") or "", self.undo.leave)}
+
+    def _do_adopt(self, question: Plain) -> Plain:
+        levels = self._recovery.adopt(self._lock_directory(question), question["lock"], question["token"])
+        return {"levels": levels}
 
     def _do_undo(self, question: Plain) -> Plain:
         return {"failures": self.undo.run(int(question["level"]))}

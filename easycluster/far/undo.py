@@ -8,16 +8,20 @@ near side or the link; what code they are made of travels with them::
     kind     "undo"
     what     text for messages
     limit    seconds
+    boot     "keep", or "forget" if a reboot undoes it anyway
     command  text for sh, or a list of words; or
     name     a far-side name, and
     call     a pickle of its arguments; without name one of (function, positional, keyword arguments)
     code     (blocks, modules): what definitions and modules the worker got that it had not at the last time
+
+In a lease they are on disk, too, so that they are done after a loss of power: :mod:`easycluster.far.journal`.
 
 This module is shipped to the far side.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import select
@@ -35,6 +39,7 @@ from easycluster.far.fdpass import MAX_PACKET, recv_packet, send_packet
 if TYPE_CHECKING:
     import socket
 
+    from easycluster.far.journal import Journal
     from easycluster.far.worker import Worker
 
 __all__ = ["LIMIT", "Code", "Registrar", "UndoStack", "undo"]
@@ -50,7 +55,7 @@ RAISED = 113
 registrar: Optional[Registrar] = None
 
 
-def undo(what: Any, *args: Any, timeout: float = LIMIT, **kwargs: Any) -> None:
+def undo(what: Any, *args: Any, timeout: float = LIMIT, boot: str = "keep", **kwargs: Any) -> None:
     """Have something done on this host after the test, or when the worker or the link dies; call it before the change.
 
     Args:
@@ -58,20 +63,22 @@ def undo(what: Any, *args: Any, timeout: float = LIMIT, **kwargs: Any) -> None:
             that has the definitions, but none of the objects of this one.
         args: Of the function; of a command, more words.
         timeout: Seconds until it is killed.
+        boot: ``"forget"`` if a reboot undoes the change anyway; else it is done after one, too.
         kwargs: Of the function.
 
     Raises:
         RuntimeError: Outside of a session's worker.
         SerializationError: If the function or its arguments cannot be kept.
+        OSError: If a lease for reboots was asked for, and this cannot be kept over one.
     """
     if registrar is None or registrar.pid != os.getpid():
         raise RuntimeError("undo() works in calls from the near side only, not in what they start")
     if isinstance(what, str):
-        registrar.register(command=" ".join([what, *map(_quoted, args)]), limit=timeout)
+        registrar.register(command=" ".join([what, *map(_quoted, args)]), limit=timeout, boot=boot)
     elif isinstance(what, (list, tuple)):
-        registrar.register(command=[os.fspath(word) for word in (*what, *args)], limit=timeout)
+        registrar.register(command=[os.fspath(word) for word in (*what, *args)], limit=timeout, boot=boot)
     else:
-        registrar.register(call=(what, args, kwargs), limit=timeout)
+        registrar.register(call=(what, args, kwargs), limit=timeout, boot=boot)
 
 
 def _quoted(word: Any) -> str:
@@ -104,9 +111,12 @@ class Registrar:
         name: str = "",
         call: Any = None,
         limit: float = LIMIT,
+        boot: str = "keep",
     ) -> None:
         """Hand an action over; when this returns, it is safe."""
-        packet: Dict[str, Any] = {"kind": "undo", "limit": float(limit)}
+        if boot not in ("keep", "forget"):
+            raise ValueError(f"boot is {boot!r}; write 'keep', or 'forget' for what a reboot undoes anyway")
+        packet: Dict[str, Any] = {"kind": "undo", "limit": float(limit), "boot": boot}
         if command is not None:
             packet["what"] = command if isinstance(command, str) else " ".join(map(_quoted, command))
             packet["command"] = command
@@ -141,9 +151,12 @@ class Registrar:
             if len(packet.get("code", b"")) + len(packet.get("call", b"")) > MAX_PACKET - (64 << 10):
                 raise ValueError(f"{packet['what']} and its code are above 1 MiB; keep what it needs in a file")
             send_packet(self._sock, packet)
-            if recv_packet(self._sock) is None:
+            received = recv_packet(self._sock)
+            if received is None:
                 raise OSError("the template is gone, so nothing can be undone")
             self._sent = len(blocks), len(modules)
+            if received[0]["refused"]:
+                raise OSError(received[0]["refused"])
 
 
 def _pickled(call: Any, what: str) -> bytes:
@@ -162,35 +175,66 @@ def _pickled(call: Any, what: str) -> bytes:
 
 
 class UndoStack:
-    """The template's side: what is to be undone, and the doing of it."""
+    """The template's side: what is to be undone, and the doing of it.
+
+    Attributes:
+        journal: Where it is on disk, too; None before there is a lease.
+        leave: Run in each child before the action: closes what a child must not hold.
+    """
 
     def __init__(self) -> None:
-        self._actions: List[Tuple[Dict[str, Any], Code]] = []
-        # Run in each child before the action: closes what a child must not hold.
+        # With the number that each has in the journal, 0 for one that is not there.
+        self._actions: List[Tuple[Dict[str, Any], Code, int]] = []
+        self.journal: Optional[Journal] = None
         self.leave: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         return len(self._actions)
 
+    @property
+    def unkept(self) -> List[str]:
+        """What of it would be lost with the power, although a reboot does not undo it."""
+        return [packet["what"] for packet, _code, number in self._actions if not number and packet["boot"] != "forget"]
+
     def add(self, packet: Dict[str, Any], code: Code) -> None:
-        """Take an action that a worker registered."""
+        """Take an action that a worker registered.
+
+        Raises:
+            OSError: If it cannot be written down; it is not taken then.
+        """
         data = packet.pop("code", b"")
         if data:
             code.parts.append(data)
+        number = 0
+        if self.journal is not None and packet["boot"] != "forget":
+            number = self.journal.add(packet, code, len(self._actions))
+        self.push(packet, code, number)
+
+    def push(self, packet: Dict[str, Any], code: Code, number: int = 0) -> None:
+        """Take an action that is in the journal already, or is not to be there."""
         # Its own view: a later worker has other code.
-        self._actions.append((packet, code))
+        self._actions.append((packet, code, number))
 
     def run(self, level: int = 0) -> List[Dict[str, Any]]:
         """Do what was registered above ``level``, the last first; return the failures."""
         failures = []
         while len(self._actions) > level:
-            packet, code = self._actions[-1]
+            packet, code, number = self._actions[-1]
             began = time.monotonic()
-            fault, output = self._run_one(packet, code)
+            fault, output = packet.get("fault") or "", ""
+            if not fault:
+                fault, output = self._run_one(packet, code)
             self._actions.pop()
             if fault:
                 seconds = time.monotonic() - began
                 failures.append({"what": packet["what"], "error": fault, "output": output, "seconds": seconds})
+            if number and self.journal is not None:
+                # On a disk that is full it would be done once more after a loss of power, which is not worse.
+                with contextlib.suppress(OSError):
+                    self.journal.done(number)
+        if self.journal is not None:
+            with contextlib.suppress(OSError):
+                self.journal.settle()
         return failures
 
     def _run_one(self, packet: Dict[str, Any], code: Code) -> Tuple[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from easycluster.client.inprogress import CallInProgress
 from easycluster.lab.approach import UnfitHost
+from easycluster.lab.boots import Boot, HostIsOff, NeverCameBack, NeverWentDown, RebootFailed
 from easycluster.lab.choose import LabRequestError, Need, NoHostFits, candidates, check_need, make_need
 from easycluster.lab.holders import Holder, HostBusy, LeaseError, LockRule
 from easycluster.lab.host import GpuNode, Host, SanTarget
@@ -21,6 +22,7 @@ from easycluster.lab.losses import Aftermath, NotLost, is_loss
 from easycluster.lab.parallel import HostErrors
 from easycluster.lab.patterns import PatternError, matching, narrowed
 from easycluster.lab.positions import InventoryError, Place, Problem
+from easycluster.lab.power import PowerDriver, PowerError
 from easycluster.lab.reader import read_inventory
 from easycluster.lab.releases import Failure, Leftover, Release
 from easycluster.lab.variables import Secret
@@ -29,6 +31,7 @@ from easycluster.lab.where import Where, WhereError
 __all__ = [
     "DEFAULT_FIXTURES",
     "Aftermath",
+    "Boot",
     "CallInProgress",
     "Failure",
     "FixtureEntry",
@@ -38,6 +41,7 @@ __all__ = [
     "HostBusy",
     "HostEntry",
     "HostErrors",
+    "HostIsOff",
     "Hosts",
     "Inventory",
     "InventoryError",
@@ -50,12 +54,17 @@ __all__ = [
     "Leftover",
     "LockRule",
     "Need",
+    "NeverCameBack",
+    "NeverWentDown",
     "NoHostFits",
     "NotLost",
     "PatternError",
     "Place",
+    "PowerDriver",
+    "PowerError",
     "Problem",
     "Quarantine",
+    "RebootFailed",
     "Release",
     "Role",
     "SanTarget",

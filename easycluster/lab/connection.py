@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from easycluster.errors import ConnectError, ConnectionClosed, SessionError
+from easycluster.lab.boots import HostIsOff
+from easycluster.lab.dial import DEFAULT_CONNECT_TIMEOUT
 from easycluster.lab.losses import Aftermath, LossMemory, NotLost, boot_id, kernel_log, name_host
 
 if TYPE_CHECKING:
@@ -47,6 +50,8 @@ class HostConnection:
         # Which boot we were last connected to, and whether the next one may be another.
         self.boot_id = ""
         self.may_reboot = False
+        # What this process did when it switched the host off, "" if it did not.
+        self.switched_off = ""
         # Kernel logs of reboots that nobody had asked for; taken by take_reboots().
         self._reboots: list[str] = []
         # How many expect_loss() blocks are open.
@@ -59,6 +64,11 @@ class HostConnection:
         self._closed = threading.Event()
         # Appended to by the thread that reads the far side's output, taken by take_output().
         self._output: list[Output] = []
+
+    @property
+    def name(self) -> str:
+        """The host's."""
+        return self._entry.name
 
     @property
     def is_open(self) -> bool:
@@ -89,6 +99,9 @@ class HostConnection:
                 raise ConnectionClosed("the lab is closed", host=self._entry.name)
             if self._client is not None:
                 return self._client
+            if self.switched_off:
+                text = f"{self._entry.name}: was switched off by {self.switched_off}; call power('on') first"
+                raise HostIsOff(text, self._entry.name)
             remembered = self.memory.remembered()
             if remembered is not None:
                 raise remembered
@@ -116,6 +129,48 @@ class HostConnection:
         if before and before != self.boot_id and not self.may_reboot:
             self._reboots.append(kernel_log(client))
         self.may_reboot = False
+
+    # Boots that were asked for -----------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def expected(self) -> Iterator[None]:
+        """Whatever loss there is inside the block was asked for, and so is another boot id after it."""
+        self.may_reboot = True
+        self._expecting += 1
+        try:
+            yield
+        finally:
+            self._expecting -= 1
+
+    @contextlib.contextmanager
+    def replacing(self) -> Iterator[Callable[[Client, str], None]]:
+        """Have everybody who wants to connect wait until the block has called what it is given with another client."""
+        with self._lock:
+
+            def use(client: Client, boot: str) -> None:
+                if self._closed.is_set():
+                    client.close()
+                    raise ConnectionClosed("the lab was closed while the host booted", host=self._entry.name)
+                self._client, self.boot_id = client, boot
+                self.may_reboot, self.switched_off = False, ""
+                self.memory.forget()
+
+            yield use
+
+    def redial(self, timeout: float) -> Client:
+        """Connect, whatever is remembered, for whoever waits for the host; the client is the caller's.
+
+        Args:
+            timeout: Seconds, if the host's own connect timeout is not shorter.
+        """
+        own = self._entry.timeouts.get("connect", DEFAULT_CONNECT_TIMEOUT)
+        entry = replace(self._entry, timeouts={**self._entry.timeouts, "connect": min(timeout, own)})
+        return self._dialer(entry, self._definitions(), self._take_in)
+
+    def let_go(self, client: Client) -> None:
+        """Forget a client that is closed; the next use connects anew."""
+        if self._client is client:
+            self._client = None
 
     # Losses ------------------------------------------------------------------------------------
 

@@ -79,6 +79,8 @@ class Holder:
 
     def __str__(self) -> str:
         what = "reserved for" if self.mode == "reserved" else "in use by"
+        if self.mode == "dirty":
+            return f"needs restore since {clock(self.since)}: {self.label}"
         text = f"{what} {self.who} since {clock(self.since)}"
         if self.until is not None:
             text += f" until {clock(self.until)}"

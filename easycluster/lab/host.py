@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from easycluster.lab.boots import Boot
     from easycluster.lab.connection import HostConnection
     from easycluster.lab.inventory import HostEntry
+    from easycluster.lab.lab import Lab
+    from easycluster.lab.power import Action
 
 
 class Host:
@@ -25,12 +28,14 @@ class Host:
     The first use connects.
     """
 
-    __slots__ = ("__weakref__", "_connection", "_entry")
+    __slots__ = ("__weakref__", "_connection", "_entry", "_lab")
 
+    _lab: Lab
     _entry: HostEntry
     _connection: HostConnection
 
-    def __init__(self, entry: HostEntry, connection: HostConnection) -> None:
+    def __init__(self, lab: Lab, entry: HostEntry, connection: HostConnection) -> None:
+        object.__setattr__(self, "_lab", lab)
         object.__setattr__(self, "_entry", entry)
         object.__setattr__(self, "_connection", connection)
 
@@ -151,13 +156,63 @@ class Host:
         """
         return self._connection.expect_loss(timeout)
 
-    def power(self, action: str, **options: Any) -> NoReturn:
-        """Switch the host's power.  Not there yet."""
-        self._not_yet("power()")
+    def power(self, action: Action, *, timeout: float | None = None) -> str:
+        """Switch the host's power as ``power:`` of the lab file says.
 
-    def reboot(self, **options: Any) -> NoReturn:
-        """Restart the host and connect again.  Not there yet."""
-        self._not_yet("reboot()")
+        All but ``"status"`` needs the host exclusively.  After ``"off"`` its connection is closed, and using it is a
+        :class:`easycluster.lab.HostIsOff` until ``"on"``; a lease that ends meanwhile switches it on.  After ``"on"``
+        and ``"cycle"`` it is as after :meth:`reboot`.
+
+        Args:
+            action: ``"on"``, ``"off"``, ``"cycle"`` or ``"status"``.
+            timeout: Seconds until it has to answer again; without it what the lab file says, or 10 minutes.
+
+        Returns:
+            ``"on"`` or ``"off"``.
+
+        Raises:
+            Unsupported: If the lab file does not say how.
+            PowerError: If the switch does not work.
+            LeaseError: If the host is not leased exclusively.
+            NeverWentDown: If the system of before still answers.
+            NeverCameBack: If the host does not answer again.
+        """
+        from easycluster.lab.power import power
+
+        return power(self._lab, self, action, timeout)
+
+    def reboot(
+        self,
+        *,
+        timeout: float | None = None,
+        command: str | Sequence[str] | None = None,
+        down_timeout: float | None = None,
+    ) -> Boot:
+        """Restart the host, wait until another boot of it answers, and go on with the lease as it was.
+
+        The host stays locked for this run.  Definitions are there again, and what is to be undone still is; globals
+        and objects are new, and proxies of before raise :class:`easycluster.errors.StaleProxy`.
+
+        Args:
+            timeout: Seconds until it has to answer again; without it what the lab file says, or 10 minutes.
+            command: What restarts it, instead of ``reboot:`` of the lab file and what the system has: a text for the
+                shell or a list of words.
+            down_timeout: Seconds until the old system must not answer any more, 2 minutes by default.
+
+        Returns:
+            How long it took, and the new boot id.
+
+        Raises:
+            LeaseError: If the host is not leased exclusively, or something to be undone cannot be kept over a reboot.
+            RebootFailed: If the command does not work.
+            NeverWentDown: If the old system still answers.
+            NeverCameBack: If it went down and does not answer.
+        """
+        from easycluster.lab.boots import DOWN_TIMEOUT
+        from easycluster.lab.reboot import reboot
+
+        down = DOWN_TIMEOUT if down_timeout is None else down_timeout
+        return reboot(self, self._lab.leases, timeout=timeout, command=command, down_timeout=down)
 
     @property
     def console(self) -> NoReturn:
@@ -169,7 +224,7 @@ class Host:
         """The state of the connection.  Not there yet."""
         self._not_yet("link")
 
-    def undo(self, what: Any, /, *args: Any, timeout: float = 30.0, **kwargs: Any) -> None:
+    def undo(self, what: Any, /, *args: Any, timeout: float = 30.0, boot: str = "keep", **kwargs: Any) -> None:
         """Have something done on the host when its lease ends, whoever dies; call it before the change.
 
         What was registered last is done first.  It runs in a process of its own on the host, with the role's code but
@@ -180,11 +235,13 @@ class Host:
                 ``host.set_clocks``; or a function of this side, which goes by value.
             args: Of the function; of a command, more words.
             timeout: Seconds until it is killed.
+            boot: ``"forget"`` if a reboot undoes the change anyway; else it is done after one, too, even if the host
+                loses power.
             kwargs: Of the function.
         """
         from easycluster.remote import undo
 
-        undo(self.remote, what, *args, timeout=timeout, **kwargs)
+        undo(self.remote, what, *args, timeout=timeout, boot=boot, **kwargs)
 
     @property
     def gpu(self) -> NoReturn:

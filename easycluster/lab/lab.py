@@ -62,7 +62,7 @@ class Lab:
         self._modules = {name: define_module(name, role.code) for name, role in inventory.roles.items() if role.code}
         self._every = {
             name: host_class(entry)(
-                entry, HostConnection(entry, self._definitions_of(entry), dialer, self._masked(live))
+                self, entry, HostConnection(entry, self._definitions_of(entry), dialer, self._masked(live))
             )
             for name, entry in inventory.hosts.items()
         }

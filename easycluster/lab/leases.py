@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.errors import SessionError
+from easycluster.lab import overboot
 from easycluster.lab.holders import Holder, HostBusy, LeaseError, LockRule, Mode
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.occupancy import ANSWER_TIME, Occupancy, who_we_are
@@ -51,6 +52,7 @@ class _Part:
         level: How much was to be undone when it began.
         baseline: Number of the state that it began with, kept by the host.
         begun: Whether there are level and baseline.
+        boots: Whether the lease is there for a reboot.
     """
 
     host: Host
@@ -59,6 +61,7 @@ class _Part:
     level: int = 0
     baseline: int = 0
     begun: bool = False
+    boots: bool = False
 
 
 class Lease:
@@ -185,6 +188,8 @@ class Leases:
                 self._add(lease, host, wanted)
         for name in dict.fromkeys(locks):
             self._add(lease, self._home_of(name), [_wanted(name, "exclusive")])
+        for part in lease._parts.values():
+            part.boots = destructive
         self._lock_all(lease, self.wait if wait is None else wait)
         try:
             self._begin(lease, restore)
@@ -293,7 +298,7 @@ class Leases:
         # This machine is never anybody's alone: its mounts, ports and files are not the test's doing.
         ours = part.wanted.get(LockRule.of(entry).name, {}).get("mode") == "exclusive"
         alone = ours and entry.target.via != "local"
-        begun = self._ask(part, {"op": "begin", "directories": list(self.watched), "alone": alone})
+        begun = overboot.begin(self, part, {"op": "begin", "directories": list(self.watched), "alone": alone})
         part.level, part.baseline, part.begun = begun["level"], begun["baseline"], True
         function = entry.settings.get("restore")
         if restore and function and function != "none" and not self._others(part):
@@ -302,11 +307,14 @@ class Leases:
     # Releasing -------------------------------------------------------------------------------------
 
     def _release(self, lease: Lease) -> Release:
+        # First, because coming back takes the lock, too.
+        off = [host for host in self._lab._every.values() if host._connection.switched_off]
+        trouble = overboot.bring_back(self._lab, [host for host in off if host.name in lease._parts]) if off else []
         with self._lock:
             if lease in self._open:
                 self._open.remove(lease)
             parts = {name: part for name, part in lease._parts.items() if part.begun or part.wanted}
-            release = Release()
+            release = Release(failures=trouble)
             results, errors = run_all({name: partial(self._release_part, part) for name, part in parts.items()})
             for found in results.values():
                 release.failures += found.failures
@@ -414,6 +422,7 @@ class Leases:
             parts = [lease._parts[host.name] for lease in self._open if host.name in lease._parts]
             for part in parts:
                 part.client = client
+            overboot.adopt(self, [part for part in parts if part.begun])
             for lease in self._open:
                 if host.name in lease._parts:
                     part = lease._parts[host.name]
@@ -421,8 +430,9 @@ class Leases:
                     taken = self._ask(part, question)
                     if taken["in_the_way"]:
                         raise HostBusy([Holder.from_record(host.name, record) for record in taken["in_the_way"]])
-                    begun = self._ask(part, {"op": "begin", "directories": [], "alone": False})
-                    part.level, part.baseline, part.begun = begun["level"], begun["baseline"], True
+                    begun = overboot.begin(self, part, {"op": "begin", "directories": [], "alone": False})
+                    part.level = part.level if part.begun else begun["level"]
+                    part.baseline, part.begun = begun["baseline"], True
 
     def _names_on(self, host: Host) -> list[str]:
         parts = [lease._parts[host.name] for lease in self._open if host.name in lease._parts]

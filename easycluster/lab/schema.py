@@ -65,6 +65,8 @@ command = Text("a command is wanted", secret=True)
 # `on` names the host that runs the commands; the command that switches power on is therefore `start`.
 POWER = Fields(
     {
+        "driver": Choice(("command", "labbox")),
+        "box": text,
         "on": text,
         "start": command,
         "off": command,
@@ -210,6 +212,7 @@ SETTINGS: Final[dict[str, Shape]] = {
     "artifacts": ARTIFACTS,
     "restore": function_name,
     "power": POWER,
+    "reboot": Text("a command is wanted"),
     "console": CONSOLE,
     "become": Choice(("sudo", "none")),
     "runs_on": text,

@@ -58,6 +58,9 @@ class Turn:
             SessionError: If the host is lost.
         """
         part = self._lease._parts[in_the_way[0].host]
+        if any(one.mode == "dirty" for one in in_the_way):
+            # Nobody will give it back: waiting is of no use.
+            raise HostBusy(in_the_way, self._waited)
         if self._waited >= self._wait:
             raise HostBusy(in_the_way, self._waited, self._place)
         if self._part is not part:
@@ -70,6 +73,8 @@ class Turn:
                 return
             self._place = answer["place"]
             in_the_way = [Holder.from_record(part.host.name, record) for record in answer["in_the_way"]]
+            if any(one.mode == "dirty" for one in in_the_way):
+                raise HostBusy(in_the_way, self._waited, self._place)
             if self._waited >= self._wait:
                 raise HostBusy(in_the_way, self._waited, self._place)
             if not self._told or time.monotonic() - self._told >= TELL_EVERY:

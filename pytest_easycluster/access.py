@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
-
-from pytest_easycluster.pool import missing
-from pytest_easycluster.tracebacks import has_users_frames, leave_out_our_own
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +36,8 @@ def why_a_lab_must_be_there(config: pytest.Config) -> str:
     """What says that a run without a lab is an error, ``""`` if nothing does."""
     if config.getini("ec_require_inventory"):
         return "ec_require_inventory is set"
+    from pytest_easycluster.pool import missing
+
     return "missing hosts are to be errors" if missing(config) == "error" else ""
 
 
@@ -74,6 +72,8 @@ def select(config: pytest.Config, lab: Lab, needs: list[Need], test: str, avoid:
 
 def end_without_hosts(config: pytest.Config, error: NoHostFits) -> NoReturn:
     """End the setup of a test that the lab has no hosts for, as ``--ec-missing`` says."""
+    from pytest_easycluster.pool import missing
+
     # What may be a typo must not be skipped, as if it were hardware that is not there.
     if missing(config) == "skip" and not error.unknown:
         pytest.skip(str(error))
@@ -84,6 +84,7 @@ def connect(lab: Lab, hosts: Hosts) -> Hosts:
     """Connect to hosts at once; a host that cannot be reached is an error that names it, and so is faulty role code."""
     from easycluster.errors import EasyClusterError
     from easycluster.lab import HostErrors
+    from pytest_easycluster.tracebacks import has_users_frames
 
     cause: Exception
     try:
@@ -106,5 +107,9 @@ def connect(lab: Lab, hosts: Hosts) -> Hosts:
 
 
 def _text_of(exc: Exception) -> str:
+    import traceback
+
+    from pytest_easycluster.tracebacks import leave_out_our_own
+
     leave_out_our_own(exc)
     return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__)).rstrip()

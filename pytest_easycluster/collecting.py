@@ -16,7 +16,7 @@ from pytest_easycluster.markers import Fault, close_to, read_marks, wishes_of
 from pytest_easycluster.requests import NoHosts, fitting_hosts
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Iterator
 
     from _pytest.mark.structures import ParameterSet
 
@@ -31,10 +31,8 @@ class FaultyEach:
     """Stands in for the host of an item whose ``ec_each`` is reported as faulty."""
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one item per host of tests marked ``ec_each``."""
-    if "ec_host" not in metafunc.fixturenames:
-        return
+def make_items(metafunc: pytest.Metafunc) -> None:
+    """Make one item per host of a test that takes ``ec_host``."""
     marks = [mark for mark in metafunc.definition.iter_markers() if mark.name == "ec_each"]
     wishes = read_marks(marks[:1])
     lab = find_lab(metafunc.config)
@@ -65,19 +63,18 @@ def _values(metafunc: pytest.Metafunc, wishes: Wishes, lab: Lab) -> list[Paramet
     ]
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Turn the report of a file or class into a failure if markers of its tests are faulty."""
-    report = yield
-    items = [one for one in report.result or () if isinstance(one, pytest.Item)]
+def judge(report: pytest.CollectReport, items: list[pytest.Item]) -> None:
+    """Turn the report of a file or class into a failure if markers of its tests are faulty.
+
+    Args:
+        report: Changed in place.
+        items: Those of its tests that have anything to do with us.
+    """
     faulty = [(item, fault) for item in items for fault in faults_of(item)]
-    if report.passed and faulty:
+    if faulty:
         report.outcome = "failed"
-        report.longrepr = rendered(collector.config, faulty)
+        report.longrepr = rendered(items[0].config, faulty)
         report.result = []
-    return report
 
 
 def faults_of(item: pytest.Item) -> Iterator[Fault]:

@@ -6,46 +6,14 @@ A plugin of its own, which costs nothing before something imports EasyCluster's 
 
 from __future__ import annotations
 
-import sys
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
-
-from pytest_easycluster.access import find_lab
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
 
 ENABLED = pytest.StashKey[bool]()
 
 # Characters of a local variable's repr: with --showlocals, and with -vv as well.
 SHORT, LONG = 240, 10_000
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begin, if there is a lab, or test modules have imported EasyCluster."""
-    _enable_if_used(session.config)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Begin, if the test before has imported EasyCluster."""
-    _enable_if_used(item.config)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Name in the title of a failure the hosts that it happened on."""
-    report = yield
-    if report.failed and call.excinfo is not None:
-        hosts = hosts_of(call.excinfo.value)
-        if hosts:
-            path, line, title = report.location
-            report.location = (path, line, f"{title} on {', '.join(hosts)}")
-    return report
 
 
 def hosts_of(exc: BaseException) -> list[str]:
@@ -59,11 +27,6 @@ def hosts_of(exc: BaseException) -> list[str]:
                 found.append(host)
             traceback = traceback.tb_next
     return found
-
-
-def _enable_if_used(config: pytest.Config) -> None:
-    if find_lab(config) is not None or "easycluster.client.client" in sys.modules:
-        enable(config)
 
 
 def enable(config: pytest.Config) -> None:

@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_easycluster.access import end_without_hosts, fail, find_lab, need_lab
-from pytest_easycluster.again import remember
-from pytest_easycluster.leasing import lease_chosen, lease_when_used, leased
+from pytest_easycluster.access import find_lab, need_lab
 
 if TYPE_CHECKING:
-    from types import ModuleType
     from typing import Literal
 
-    from easycluster.lab import FixtureEntry, GpuNode, Host, Hosts, Inventory, Lab, SanTarget
-    from easycluster.lab.holders import Mode
+    from easycluster.lab import GpuNode, Host, Hosts, Inventory, Lab, SanTarget
 
     ScopeName = Literal["session", "package", "module", "class", "function"]
 
@@ -29,7 +25,11 @@ def scope_of(fixture_name: str, config: pytest.Config) -> ScopeName:
 
 @pytest.fixture(scope="session")
 def ec(request: pytest.FixtureRequest) -> Lab:
-    """The lab: `ec.lease("gpu", count=2)` for wider fixtures of one's own, `ec.hosts`."""
+    """The lab, for fixtures of one's own.
+
+    `with ec.lease("gpu", count=2) as hosts:` picks hosts, locks them, and sets them back in the end; `ec.hosts` has
+    all hosts that this run may use.
+    """
     return need_lab(request.config)
 
 
@@ -41,85 +41,45 @@ def ec_inventory(request: pytest.FixtureRequest) -> Inventory:
 
 @pytest.fixture
 def remote_hosts(request: pytest.FixtureRequest) -> Hosts:
-    """The hosts that `ec_hosts` asks for, in its order; all hosts without that marker."""
-    from pytest_easycluster.markers import wishes_of
+    """The hosts that `@pytest.mark.ec_hosts(...)` asks for, in its order; all hosts without that marker.
 
-    wishes = wishes_of(request.node)
-    if wishes.faults:  # of a marker that was added after the collection
-        fail("\n".join(fault.text for fault in wishes.faults))
+    `remote_hosts[0]`, `remote_hosts["gpu01"]` and, for named ones, `remote_hosts["sender"]` are hosts; they can also
+    be unpacked and iterated. All hosts of an unmarked test are shared with others, each from its first use on.
+    """
     lab = need_lab(request.config)
-    if not wishes.hosts:
-        return lease_when_used(request, lab, lab.hosts)
-    needs = [wanted.need() for wanted in wishes.hosts]
-    return noted(request, lease_chosen(request, lab, needs, name_of_test(request)))
+    from pytest_easycluster.giving import give_marked
+
+    return give_marked(request, lab)
 
 
 @pytest.fixture
 def ec_host(request: pytest.FixtureRequest) -> Host:
-    """The one host of this item of a test marked `ec_each`."""
-    from pytest_easycluster.requests import NoHosts
-
+    """The host of this item of a test marked `@pytest.mark.ec_each("gpu")`, which runs once for each host."""
     lab = need_lab(request.config)
-    name = getattr(request, "param", None)
-    if isinstance(name, NoHosts):
-        end_without_hosts(request.config, name.error)
-    if not isinstance(name, str):
-        fail("ec_host is only there for tests marked ec_each")
-    return noted(request, leased(request, lab, lab.only(name)))[0]
+    from pytest_easycluster.giving import give_each
+
+    return give_each(request, lab)
 
 
 @pytest.fixture(scope=scope_of)
 def gpu_node(request: pytest.FixtureRequest) -> GpuNode:
-    """A host with role `gpu`; its attributes are the functions of the role's code."""
-    host: GpuNode = lab_fixture(request, "gpu_node")[0]  # type: ignore[assignment]  # the role makes the class
+    """A host with role `gpu`; its attributes are the functions of the role's code.
+
+    It is shared with others unless the test is marked `ec_destructive`, or the lab file says otherwise. The entry
+    `gpu_node:` of `fixtures:` in the lab file can ask for more than the role.
+    """
+    lab = need_lab(request.config)
+    from pytest_easycluster.giving import give_one
+
+    host: GpuNode = give_one(request, lab, "gpu_node")  # type: ignore[assignment]  # the role makes the class
     return host
 
 
 @pytest.fixture(scope=scope_of)
 def san_target(request: pytest.FixtureRequest) -> SanTarget:
-    """A host with role `san`; its attributes are the functions of the role's code."""
-    host: SanTarget = lab_fixture(request, "san_target")[0]  # type: ignore[assignment]  # the role makes the class
-    return host
-
-
-def lab_fixture(request: pytest.FixtureRequest, name: str) -> Hosts:
-    """The hosts of one entry of the lab file's ``fixtures:``, connected."""
-    from pytest_easycluster.requests import is_unavailable, need_of
-
+    """A host with role `san`; its attributes are the functions of the role's code. Nobody else has it meanwhile."""
     lab = need_lab(request.config)
-    entry = lab.inventory.fixtures[name]
-    if is_unavailable(lab, entry):
-        pytest.skip(f"{name}: lab {lab.inventory.name!r} has no role {entry.role!r}")
-    usually: Mode = "shared" if name == "gpu_node" else "exclusive"
-    return noted(request, lease_chosen(request, lab, [need_of(entry)], name_of_test(request), usually=usually))
+    from pytest_easycluster.giving import give_one
 
-
-def name_of_test(request: pytest.FixtureRequest) -> str:
-    """What the quarantine list knows the test by; a fixture for several tests has none."""
-    return request.node.name if request.scope == "function" else ""
-
-
-def noted(request: pytest.FixtureRequest, hosts: Hosts) -> Hosts:
-    """Put the hosts' names where reports find them."""
-    if request.scope == "function":
-        request.node.user_properties.append((f"ec_hosts[{request.fixturename}]", " ".join(hosts.names)))
-    remember(request.node, str(request.fixturename), hosts.names)
-    return hosts
-
-
-def make_fixtures(entries: list[FixtureEntry], module: ModuleType) -> None:
-    """Add a fixture for each entry to ``module``, which pytest then takes as a plugin."""
-    for entry in entries:
-        setattr(module, entry.name, _make_fixture(entry))
-
-
-def _make_fixture(entry: FixtureEntry) -> object:
-    def fixture(request: pytest.FixtureRequest) -> Host | Hosts:
-        hosts = lab_fixture(request, entry.name)
-        return hosts if entry.count > 1 else hosts[0]
-
-    what = f"{entry.count} hosts" if entry.count > 1 else "A host"
-    condition = f" where {entry.where}" if entry.where is not None else ""
-    fixture.__name__ = entry.name
-    fixture.__doc__ = entry.description or f"{what} with role `{entry.role}`{condition} ({entry.place})."
-    return pytest.fixture(scope=entry.scope, name=entry.name)(fixture)  # type: ignore[call-overload]  # checked when read
+    host: SanTarget = give_one(request, lab, "san_target")  # type: ignore[assignment]  # the role makes the class
+    return host

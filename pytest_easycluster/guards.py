@@ -1,4 +1,4 @@
-"""What a run with a lab is guarded by: verdicts, endings and time limits.  Light: everything else waits for a lab."""
+"""What a run with a lab is guarded by: verdicts, endings and time limits."""
 
 from __future__ import annotations
 
@@ -8,25 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_easycluster.markers import read_marks
-from pytest_easycluster.options import add_setting, setting
+from pytest_easycluster.options import setting
 
 if TYPE_CHECKING:
     from easycluster.lab import Lab
-
-
-def add_options(parser: pytest.Parser) -> None:
-    """Add what the command line and the ini file can say."""
-    add_setting(
-        parser,
-        "max-lost",
-        "N",
-        "stop the run once N hosts were lost; by default the tests of other hosts go on",
-    )
-    add_setting(parser, "timeout", "SPAN", "how long a test with hosts may take, its fixtures included; by default 30m")
-    add_setting(parser, "teardown-timeout", "SPAN", "how long the teardown of such a test may take; by default 60s")
-    add_setting(
-        parser, "silence", "SPAN", "name the call that a test waits in after so long without output; by default 60s"
-    )
 
 
 def register(config: pytest.Config, lab: Lab) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_easycluster.access import connect, fail, select
-from pytest_easycluster.options import add_setting, setting
+from pytest_easycluster.options import LEAKS, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,30 +20,11 @@ if TYPE_CHECKING:
     from easycluster.lab.leases import Lease
     from easycluster.lab.releases import Release
 
-LEAKS = ("warn", "error", "off")
 # What user_properties, which pytest-xdist carries and JUnit shows, call a leftover.
 LEFT = "ec_left_behind"
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\Z")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
-
-
-def add_options(parser: pytest.Parser) -> None:
-    """Add what the command line and the ini file can say."""
-    add_setting(parser, "wait", "SPAN", "how long to wait for hosts that others have, such as 20m; 10m by default")
-    add_setting(parser, "lock-owner", "TEXT", "what others see that the hosts are used for; by default the test")
-    add_setting(
-        parser,
-        "leaks",
-        "warn|error|off",
-        "what becomes of processes, mounts, ports and files that a test leaves on a host: warn by default",
-        choices=LEAKS,
-    )
-    parser.getgroup("easycluster").addoption(
-        "--ec-no-lock",
-        action="store_true",
-        help="do not lock hosts: for a lab that nobody else uses at the moment",
-    )
 
 
 def register(config: pytest.Config, lab: Lab) -> None:

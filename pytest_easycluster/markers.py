@@ -13,19 +13,6 @@ if TYPE_CHECKING:
 
     from easycluster.lab import Need
 
-MARKERS = (
-    (
-        "ec_hosts(*roles, count=1, where=None, distinct=(), **named): the hosts that remote_hosts gives the test, such "
-        "as ec_hosts('gpu', count=2, where='gpus >= 4', distinct='rack') or, named, ec_hosts(sender='video', "
-        "receiver='video') for remote_hosts['sender']; several markers add up, in the order written."
-    ),
-    "ec_each(role, where=None): run the test once for each host of the role; the test takes ec_host.",
-    "ec_shared: the test shares its hosts with others; it must not change them.",
-    "ec_destructive: the test needs its hosts to itself, as reboot() and power() do.",
-    "ec_lock(*names): hold locks of the whole lab by these names during the test, such as ec_lock('fabric-A').",
-    "ec_timeout(call=None, test=None, ...): limits for this test, in seconds or such as '5m'; the words of timeouts:.",
-)
-
 # As in the lab file's `timeouts:`.
 TIMEOUTS = ("connect", "call", "silence", "transfer", "test", "teardown", "reboot")
 

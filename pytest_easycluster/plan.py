@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,27 +18,17 @@ if TYPE_CHECKING:
 _NO_LAB = "--ec-plan needs a lab: give --ec-inventory FILE"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option; called by the plugin."""
-    parser.getgroup("easycluster").addoption(
-        "--ec-plan",
-        action="store_true",
-        default=False,
-        help="show which test would get which hosts, what cannot run and why, and run nothing; ends with 1 if some "
-        "test cannot run",
-    )
+def prepare(config: pytest.Config) -> None:
+    """Plan in this process: workers of pytest-xdist would each make the same plan, and show none.
 
-
-@pytest.hookimpl(wrapper=True)
-def pytest_cmdline_main(config: pytest.Config) -> Any:
-    """Plan in this process: workers of pytest-xdist would each make the same plan, and show none."""
-    if config.getoption("ec_plan"):
-        for name, value in (("numprocesses", None), ("dist", "no"), ("tx", [])):
-            if hasattr(config.option, name):
-                setattr(config.option, name, value)
-        if not (config.getoption("ec_inventory") or config.getini("ec_inventory")):
-            raise pytest.UsageError(_NO_LAB)
-    return (yield)
+    Raises:
+        pytest.UsageError: Without a lab.
+    """
+    for name, value in (("numprocesses", None), ("dist", "no"), ("tx", [])):
+        if hasattr(config.option, name):
+            setattr(config.option, name, value)
+    if not (config.getoption("ec_inventory") or config.getini("ec_inventory")):
+        raise pytest.UsageError(_NO_LAB)
 
 
 @dataclass(frozen=True)

@@ -1,49 +1,41 @@
-"""Options, ini values, markers and fixtures.  Imported in every pytest run: everything heavy waits for a lab."""
+"""The entry of the plugin.  Imported in every pytest run, so it says what there is and leaves the rest for later."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_easycluster import collecting, farside, guards, leasing, plan, pool, tracebacks
+import pytest
+
+from pytest_easycluster.always import PLUGINS
 from pytest_easycluster.fixtures import ec, ec_host, ec_inventory, gpu_node, remote_hosts, san_target
-from pytest_easycluster.markers import MARKERS
-from pytest_easycluster.plan import pytest_cmdline_main
+from pytest_easycluster.options import add_options
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Generator
 
 # The fixtures are here for pytest to find.
-__all__ = ["ec", "ec_host", "ec_inventory", "gpu_node", "pytest_cmdline_main", "remote_hosts", "san_target"]
+__all__ = ["ec", "ec_host", "ec_inventory", "gpu_node", "remote_hosts", "san_target"]
+
+MARKERS = (
+    (
+        "ec_hosts(*roles, count=1, where=None, distinct=(), **named): the hosts that remote_hosts gives the test, such "
+        "as ec_hosts('gpu', count=2, where='gpus >= 4', distinct='rack') or, named, ec_hosts(sender='video', "
+        "receiver='video') for remote_hosts['sender']; several markers add up, in the order written."
+    ),
+    "ec_each(role, where=None): run the test once for each host of the role; the test takes ec_host.",
+    "ec_shared: the test shares its hosts with others; it must not change them.",
+    "ec_destructive: the test needs its hosts to itself, as reboot() and power() do.",
+    "ec_lock(*names): hold locks of the whole lab by these names during the test, such as ec_lock('fabric-A').",
+    (
+        "ec_timeout(test=None, call=None, silence=None, transfer=None, teardown=None, reboot=None): limits for this "
+        "test, in seconds or such as '5m'; the words of timeouts: in the lab file."
+    ),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what the command line and the ini file can say."""
-    group = parser.getgroup("easycluster", "labs (EasyCluster)")
-    group.addoption(
-        "--ec-inventory",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="the lab file: hosts, their roles and how they are reached; without it, tests that need a lab are "
-        "skipped. May be given again, later files are laid over earlier ones; hosts:gpu1,ann@gpu2 stands for a file "
-        "with these hosts, ansible:FILE is an inventory of Ansible",
-    )
-    guards.add_options(parser)
-    leasing.add_options(parser)
-    parser.addini(
-        "ec_inventory",
-        "the lab file, as --ec-inventory, one a line; relative to this file",
-        type="linelist",
-        default=[],
-    )
-    parser.addini(
-        "ec_require_inventory",
-        "true: without a lab file, tests that need a lab are errors instead of skipped",
-        type="bool",
-        default=False,
-    )
-    pool.pytest_addoption(parser)
-    plan.pytest_addoption(parser)
+    add_options(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -53,13 +45,22 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(hookspecs)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
+    """Make a plan in one process, where one is asked for."""
+    if config.getoption("ec_plan"):
+        from pytest_easycluster.plan import prepare
+
+        prepare(config)
+    return (yield)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers and what shortens tracebacks, and read the lab file if there is one."""
+    """Register the markers and what every run has, and read the lab file if there is one."""
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
-    config.pluginmanager.register(tracebacks, "easycluster-tracebacks")
-    config.pluginmanager.register(farside, "easycluster-farside")
-    config.pluginmanager.register(collecting, "easycluster-collecting")
+    for name, plugin in PLUGINS.items():
+        config.pluginmanager.register(plugin(), name)
     wanted = config.getoption("ec_inventory") or config.getini("ec_inventory")
     # `pytest --help --ec-inventory x` is a question about pytest, not about x.
     if wanted and not config.getoption("help", False):

@@ -10,30 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_easycluster.options import add_setting, setting
+from pytest_easycluster.options import MISSING, setting
 
 if TYPE_CHECKING:
     from easycluster.lab import Inventory
-
-MISSING = ("skip", "error")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options; called by the plugin."""
-    pattern = "as in Ansible, such as 'gpu:!gpu03:&nightly'; names of hosts, groups, roles and tags, ranges and globs"
-    add_setting(parser, "limit", "PATTERN", f"use only these hosts of the lab: {pattern}")
-    add_setting(parser, "exclude", "PATTERN", "leave these hosts of the lab out; a pattern as for --ec-limit")
-    text = "what becomes of a test that the lab has no hosts for: error (the default with a lab) or skip (without)"
-    add_setting(parser, "missing", "skip|error", text, choices=MISSING)
-    group = parser.getgroup("easycluster")
-    group.addoption(
-        "--ec-set",
-        metavar="HOST.KEY=VALUE",
-        action="append",
-        default=None,
-        help="change a host for this run, such as gpu01.timeouts.call=60s; may be given several times",
-    )
-    parser.addini("ec_set", "as --ec-set, one a line", type="linelist", default=[])
 
 
 def changes(config: pytest.Config) -> list[str]:

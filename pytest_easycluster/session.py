@@ -14,7 +14,7 @@ from easycluster.lab import DEFAULT_FIXTURES, InventoryError, Lab, read_inventor
 from pytest_easycluster import leasing, pool, quarantine, secrets
 from pytest_easycluster.access import LAB
 from pytest_easycluster.again import Again
-from pytest_easycluster.fixtures import make_fixtures
+from pytest_easycluster.giving import make_fixtures
 from pytest_easycluster.guards import register
 from pytest_easycluster.report import LiveOutput, add_sections, header
 

@@ -22,14 +22,6 @@ _PICKLING = ("copyreg", "pickle", "cloudpickle")
 _OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Leave our own frames out of what the report shows."""
-    # Not imported, it has no part in the failure.
-    if call.excinfo is not None and "easycluster.errors" in sys.modules and not item.config.getoption("fulltrace"):
-        leave_out_our_own(call.excinfo.value)
-
-
 def leave_out_our_own(exc: BaseException) -> None:
     """Take our frames out of an exception and all it hangs together with, and causes that lie within our code.
 

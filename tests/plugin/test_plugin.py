@@ -75,10 +75,10 @@ def test_fixtures_and_markers_read_as_documentation(suite):
 
     fixtures.fnmatch_lines(
         [
-            "gpu_pair -- *",
+            "gpu_pair -- lab.yaml:*",
             "    Two hosts with a GPU.",
-            "one_gpu [[]session scope[]] -- *",
-            "    A host with role `gpu` where gpus >= 2 (lab.yaml:*).",
+            "one_gpu [[]session scope[]] -- lab.yaml:*",
+            "    A host with role `gpu` where gpus >= 2.",
             "gpu_node -- *",
             "    A host with role `gpu`; its attributes are the functions of the role's code.",
         ]

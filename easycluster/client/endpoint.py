@@ -135,6 +135,8 @@ class Endpoint:
         self._marker = os.urandom(16)
         self._data: DataLink | None = None
         self._closing = threading.RLock()
+        # Seconds that a user lets it take to connect.
+        self._patience = float("inf")
         # Whether a new worker was asked for and is not in use yet; stays if that was interrupted.
         self.respawning = False
         self.control = Control(options.label, on_output, self._control_ended, options.heartbeat, options.lost_after)
@@ -157,6 +159,7 @@ class Endpoint:
             ConnectError: If it does not come up within the timeout.
         """
         end = time.monotonic() + timeout
+        self._patience = timeout
         control = self.control
         try:
             self._carrier.open_control(control, timeout)
@@ -252,6 +255,7 @@ class Endpoint:
         """
         self.respawning = True
         control = self.control
+        timeout = min(timeout, self._patience)
         end = time.monotonic() + timeout
         session = self.session
         if session is not None and control.died is None:

@@ -192,8 +192,13 @@ class _ListenerKeeper(Keeper):
         """As for any keeper; and look after what the worker sends there."""
         if self._worker is not None:
             self._close_data()
-            self._data = socket.socket(fileno=os.dup(fds[0]))
-            self.watch_data(self._data)
+            try:
+                self._data = socket.socket(fileno=os.dup(fds[0]))
+            except OSError:
+                # There is no descriptor left: the session can do without.
+                pass
+            else:
+                self.watch_data(self._data)
         super().pass_link(packet, fds)
 
     def _close_data(self) -> None:
@@ -202,7 +207,10 @@ class _ListenerKeeper(Keeper):
             self._data = None
 
     def report(self, packet: Dict[str, Any]) -> None:
-        self.tell({"kind": "request", "text": packet["text"]})
+        # A server that hangs takes nothing, and who waited for it would count as lost; what it cannot hear is left out.
+        # A unix socket counts as writable while three quarters of its buffer are free: no report is that long.
+        if self.parent is not None and select.select([], [self.parent], [], 0)[1]:
+            self.tell({"kind": "request", "text": packet["text"]})
 
     def worker_ended(self, died: Dict[str, Any]) -> None:
         # The near side sees the end of the link with the last who has it.

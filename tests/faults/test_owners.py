@@ -58,15 +58,15 @@ class Place:
         self.where = {}
         self.server = None
 
-    def start_server(self):
-        """Start a TCP server with a ``TMPDIR`` of its own."""
+    def start_server(self, *words):
+        """Start a TCP server with a ``TMPDIR`` of its own, and these further words on its command line."""
         key_file = self.folder / "key"
         if not key_file.exists():
             write_key_file(key_file, generate_key())
         temporary = self.folder / "server"
         temporary.mkdir(exist_ok=True)
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "easycluster", "-S", "-k", str(key_file), "-p", "0", "-N"],
+            [sys.executable, "-m", "easycluster", "-S", "-k", str(key_file), "-p", "0", "-N", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(Path(__file__).parents[2])},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -61,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     for name, plugin in PLUGINS.items():
         config.pluginmanager.register(plugin(), name)
-    wanted = config.getoption("ec_inventory") or config.getini("ec_inventory")
+    wanted = config.getoption("ec_inventory") or os.environ.get("EC_INVENTORY") or config.getini("ec_inventory")
     # `pytest --help --ec-inventory x` is a question about pytest, not about x.
     if wanted and not config.getoption("help", False):
         from pytest_easycluster.session import start

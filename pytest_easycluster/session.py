@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from easycluster.lab import DEFAULT_FIXTURES, InventoryError, Lab, read_inventory
+from easycluster.lab.sources import from_environment, seen_from_here
 from pytest_easycluster import leasing, pool, quarantine, secrets
 from pytest_easycluster.access import LAB
 from pytest_easycluster.again import Again
@@ -69,19 +68,10 @@ def _close(lab: Lab) -> None:
 def inventory_sources(config: pytest.Config) -> list[str]:
     """The lab files as messages should name them: as given, or from the ini file's directory as seen from here."""
     given = config.getoption("ec_inventory")
-    if given:
-        return [str(one) for one in given]
+    if given or from_environment():
+        return [str(one) for one in given] or from_environment()
     folder = config.inipath.parent if config.inipath is not None else config.rootpath
-    return [_seen_from_here(str(one), folder) for one in config.getini("ec_inventory")]
-
-
-def _seen_from_here(source: str, folder: Path) -> str:
-    if source.startswith("hosts:"):
-        return source
-    kind = "ansible:" if source.startswith("ansible:") else ""
-    path = folder / Path(source.removeprefix(kind)).expanduser()
-    relative = os.path.relpath(path)
-    return kind + (str(path) if relative.startswith("..") else relative)
+    return [seen_from_here(str(one), folder) for one in config.getini("ec_inventory")]
 
 
 class LabSession:

@@ -1,4 +1,4 @@
-"""The ``easycluster`` command: makes keys, runs the server, installs it as a service, checks lab files.
+"""The ``easycluster`` command: looks after labs, makes keys, runs the server, installs it as a service.
 
 Its options are those of EasyCluster 0.22, flat, so that start scripts written for
 it go on working; what is new since then is a word: ``easycluster check``.
@@ -36,7 +36,12 @@ def main(args: Sequence[str] | None = None) -> int:
     from easycluster.cli.options import make_parser
 
     parser = make_parser()
-    opts = parser.parse_args(args)
+    opts, rest = parser.parse_known_args(args)
+    if rest and (not getattr(opts, "takes_more_words", False) or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        # Words behind an option, as in  reserve gpu07 --for 4h lab.yaml; argparse gives a command the first ones only.
+        opts.words += rest
     try:
         if opts.command:
             status: int = import_module(f"easycluster.cli.{opts.command}").run(opts)

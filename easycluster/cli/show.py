@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from easycluster.cli.labs import is_lab
+
 if TYPE_CHECKING:
     import argparse
 
@@ -38,13 +40,16 @@ def run(opts: argparse.Namespace) -> int:
     from easycluster.lab.check import WRONG
     from easycluster.lab.positions import InventoryError, did_you_mean
     from easycluster.lab.reader import read_inventory
-    from easycluster.lab.show import show_host, show_lab
+    from easycluster.lab.show import LAB_COLUMNS, lab_rows, show_host
+    from easycluster.lab.sources import default_sources
+    from easycluster.lab.tables import show
 
     words = [*opts.words, *(opts.origin or ())]
-    if not words:
+    name, files = _split(words) if words else ("", [])
+    files = files or default_sources()
+    if not files:
         sys.stderr.write("easycluster show: which lab file? write  easycluster show [HOST] FILE\n")
         return 2
-    name, files = _split(words)
     origin = opts.origin is not None
     try:
         inventory = read_inventory(files, changes=opts.changes)
@@ -56,17 +61,16 @@ def run(opts: argparse.Namespace) -> int:
         sys.stderr.write(f"lab {inventory.name!r} has no host {name!r}; {hint}\n")
         return WRONG
     if name:
-        text = show_host(inventory, name, origin=origin)
+        sys.stdout.write(show_host(inventory, name, origin=origin) + "\n")
     elif origin:
-        text = "\n\n".join(show_host(inventory, one, origin=True) for one in inventory.hosts)
+        sys.stdout.write("\n\n".join(show_host(inventory, one, origin=True) for one in inventory.hosts) + "\n")
     else:
-        text = show_lab(inventory)
-    sys.stdout.write(text + "\n")
+        show(lab_rows(inventory), LAB_COLUMNS)
     return 0
 
 
 def _split(words: list[str]) -> tuple[str, list[str]]:
     """The host, if there is one, and the files.  The first word is a host unless it looks like a file."""
-    first = words[0]
-    is_file = os.path.exists(first) or first.startswith(("hosts:", "ansible:")) or first.endswith((".yaml", ".yml"))
-    return ("", words) if is_file or len(words) == 1 else (first, words[1:])
+    if is_lab(words[0]) or os.path.exists(words[0]):
+        return "", words
+    return words[0], words[1:]

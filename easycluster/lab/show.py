@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
+from easycluster.lab.tables import lines
 from easycluster.lab.variables import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from easycluster.lab.inventory import HostEntry, Inventory
     from easycluster.lab.target import Target
@@ -20,15 +21,24 @@ _SPANS: Final = ("keepalive", "boot", "timeout")
 UNSAID: Final = "default"
 
 
+LAB_COLUMNS: Final = ("host", "roles", "reached by", "groups", "")
+
+
 def show_lab(inventory: Inventory) -> str:
-    """One line for each host: name, roles, how it is reached, groups, and why it is not used if it is not."""
-    rows = [("host", "roles", "reached by", "groups", "")]
+    """:func:`lab_rows` as aligned text."""
+    return "\n".join(lines([LAB_COLUMNS, *lab_rows(inventory)]))
+
+
+def lab_rows(inventory: Inventory) -> list[list[str]]:
+    """A row for each host: name, roles, how it is reached, groups, and why it is not used if it is not."""
+    rows = []
     for host in inventory.hosts.values():
         state = "" if host.enabled else f"disabled: {host.reason}" if host.reason else "disabled"
         through = host.settings.get("runs_on")
         way = f"code on {through}" if through else str(host.target)
-        rows.append((host.name, " ".join(host.roles), way, " ".join(host.groups), state))
-    return inventory.mask("\n".join(_columns(rows)))
+        row = (host.name, " ".join(host.roles), way, " ".join(host.groups), state)
+        rows.append([inventory.mask(text) for text in row])
+    return rows
 
 
 def show_host(inventory: Inventory, name: str, *, origin: bool = False) -> str:
@@ -41,7 +51,7 @@ def show_host(inventory: Inventory, name: str, *, origin: bool = False) -> str:
     """
     host = inventory.hosts[name]
     rows = [(f"  {key}", _text(key, value), _origin(host, key) if origin else "") for key, value in values(host)]
-    return inventory.mask("\n".join([name, *_columns(rows)]))
+    return inventory.mask("\n".join([name, *lines(rows)]))
 
 
 def values(host: HostEntry) -> Iterator[tuple[str, Any]]:
@@ -119,8 +129,3 @@ def _says(host: HostEntry, name: str, key: str) -> bool:
     """Whether what stands under ``name`` says ``key``: a mapping that is written out would have it by its own name."""
     written_out = any(one.startswith(f"{name}.") for one in host.origin)
     return not written_out or key == "connect.via"
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[number]) for row in rows) for number in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

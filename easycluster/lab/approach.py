@@ -26,7 +26,7 @@ from easycluster.lab.variables import Secret
 from easycluster.lab.where import UnlikeTypes, lookup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from easycluster.lab.choose import Need
     from easycluster.lab.dial import Client, Dialer, TakeOutput
@@ -86,16 +86,10 @@ class Approach:
         Raises:
             UnfitHost: If the host's probe says that it is not what the lab file says.
         """
-        through = entry.settings.get("runs_on")
-        dialled = entry
-        if through:
-            host = self._hosts[through]
-            timeouts = {**host.timeouts, **entry.timeouts}
-            dialled = replace(entry, target=host.target, timeouts=timeouts)
-            definitions = [_machine_module(entry), *definitions]
-        client = self._dialer(dialled, definitions, take_output)
+        dialled, own = way_to(self._hosts, entry)
+        client = self._dialer(dialled, [*own, *definitions], take_output)
         try:
-            self._probe(entry.name, client)
+            self.probe(entry.name, client)
         except BaseException:
             client.close()
             raise
@@ -122,7 +116,12 @@ class Approach:
     def _probes(self, entry: HostEntry) -> list[Role]:
         return [self._roles[name] for name in entry.roles if self._roles[name].probe]
 
-    def _probe(self, name: str, client: Any) -> None:
+    def probe(self, name: str, client: Any) -> None:
+        """Have a host say what it can do, through a client that has its roles' code, and hold that against the file.
+
+        Raises:
+            UnfitHost: If it is not what the lab file says.
+        """
         entry = self._hosts[name]
         roles = self._probes(entry)
         if not roles or entry.probed:
@@ -143,6 +142,21 @@ class Approach:
         with self._lock:
             self._hosts[name] = probed
             self._asked.add(name)
+
+
+def way_to(hosts: Mapping[str, HostEntry], entry: HostEntry) -> tuple[HostEntry, list[str]]:
+    """What to dial to reach a host, and the definitions modules that its session needs to find it from there.
+
+    Args:
+        hosts: All of the lab, for machines that are reached from another host.
+        entry: The host.
+    """
+    through = entry.settings.get("runs_on")
+    if not through:
+        return entry, []
+    host = hosts[through]
+    timeouts = {**host.timeouts, **entry.timeouts}
+    return replace(entry, target=host.target, timeouts=timeouts), [_machine_module(entry)]
 
 
 def _check(entry: HostEntry, role: Role) -> None:

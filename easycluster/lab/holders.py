@@ -34,6 +34,7 @@ class Holder:
         label: What it is for, in the holder's words.
         account: Whom it is as on the host.
         token: Tells runs apart.
+        owner: The person; see :func:`easycluster.lab.occupancy.who_we_are`.
     """
 
     host: str
@@ -47,6 +48,7 @@ class Holder:
     label: str = ""
     account: str = ""
     token: str = ""
+    owner: str = ""
 
     @classmethod
     def from_record(cls, host: str, record: Mapping[str, Any], ahead: float = 0.0) -> Holder:
@@ -69,6 +71,7 @@ class Holder:
             _text(record.get("label")),
             _text(record.get("account")),
             _text(record.get("token")),
+            _text(record.get("owner")),
         )
 
     @property

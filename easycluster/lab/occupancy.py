@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from easycluster.lab.inventory import HostEntry
 
-__all__ = ["Occupancy", "who_we_are"]
+__all__ = ["Occupancy", "person", "who_we_are"]
 
 # A host's answer takes a moment.
 ANSWER_TIME: Final = 20.0
@@ -33,6 +33,9 @@ class Occupancy:
         ask: Asks its keeper, with a time limit in seconds; see :mod:`easycluster.far.holdings`.
         info: Who asks, see :func:`who_we_are`.
         directory: The lock directory there, ``""`` for the usual one.
+
+    Attributes:
+        lock: The name of the host's own lock.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class Occupancy:
         self._ask_keeper = ask
         self._info = info
         self._directory = directory
-        self._lock = LockRule.of(entry).name
+        self.lock = LockRule.of(entry).name
 
     def ask(self, question: dict[str, Any], timeout: float = ANSWER_TIME) -> dict[str, Any]:
         """Have the host's keeper answer a question.
@@ -83,7 +86,7 @@ class Occupancy:
         Raises:
             HostBusy: If somebody else has reserved it.
         """
-        wanted = list(names) or [self._lock]
+        wanted = list(names) or [self.lock]
         question = {"op": "reserve", "names": wanted, "seconds": seconds, "info": {**info, "force": force}}
         answer = self.ask(question)
         if answer["in_the_way"]:
@@ -101,7 +104,7 @@ class Occupancy:
         Raises:
             LeaseError: If that is not allowed, or something still holds it then.
         """
-        names = [self._lock]
+        names = [self.lock]
         info = {key: self._info[key] for key in ("user", "host")}
         ended = self.ask({"op": "force", "names": names, "info": info})["ended"]
         end = time.monotonic() + timeout
@@ -115,6 +118,11 @@ class Occupancy:
                 text = f"{holder}, still after {span(timeout)}; perhaps it is undoing something"
                 raise LeaseError(text, self._entry.name)
             time.sleep(0.05)
+
+
+def person() -> dict[str, Any]:
+    """The part of :func:`who_we_are` that outlives this process."""
+    return {key: value for key, value in who_we_are().items() if key in ("user", "host", "owner")}
 
 
 def who_we_are() -> dict[str, Any]:

@@ -65,6 +65,7 @@ def _start(marker, folder, again):
     if not line:
         os._exit(0)
     os.write(1, b"1")
+    import pickle, socket, threading, traceback, typing
     names = {"__name__": "easycluster_bundle"}
     source, _, names["DATA"] = _read(0, folder).partition(b"\\0")
     gc.disable()
@@ -133,8 +134,10 @@ SEARCH = (
     'echo; echo "$m none"; exit 127'
 )
 
-# Hands its own standard input and output to whoever listens at the given unix socket, and stays until that is closed.
+# Reads the path of a unix socket, hands its own standard input and output to whoever listens there, and stays until
+# that is closed.  It may be started before the path is known.  _socket, because socket takes as long as Python itself.
 PASSER = (
-    "import array,socket,sys;s=socket.socket(socket.AF_UNIX);s.connect(sys.argv[1]);"
-    's.sendmsg([b"x"],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array("i",[0,1]))]);s.recv(1)'
+    "import _signal,_socket as s,array;_signal.alarm(60);"
+    'path=open(0,"rb",0,closefd=False).readline()[:-1];c=s.socket(s.AF_UNIX);c.connect(path);_signal.alarm(0);'
+    'c.sendmsg([b"x"],[(s.SOL_SOCKET,s.SCM_RIGHTS,array.array("i",[0,1]))]);c.recv(1)'
 )

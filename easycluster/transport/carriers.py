@@ -58,6 +58,8 @@ class GatewayCarrier:
         with_code = gateway.python_version[:2] == sys.version_info[:2]
         bundle = bundle_source(with_code, compress=not self.is_local, then=LOAD)
         gateway.start(bundle, control.enqueue, control.enqueue_end, timeout=timeout)
+        if self._use_pipes:
+            gateway.prepare_data()
 
     def open_data(self, control: Control, marker: bytes, timeout: float) -> DataLink:
         """Hand pipes to the worker; over ssh by a second session, else inside the control link."""

@@ -59,6 +59,17 @@ class DataPipes:
         self._errors = errors
         self._lock = threading.Lock()
 
+    def tell(self, path: str) -> None:
+        """Say which unix socket the pipes are to be handed to, to a session that waits to hear it.
+
+        Raises:
+            ConnectError: If that has ended.
+        """
+        try:
+            os.write(self.write_fd, os.fsencode(path) + b"\n")
+        except OSError as exc:
+            raise self._failure("the far side ended it") from exc
+
     def skip_noise(self, marker: bytes, timeout: float) -> None:
         """Read up to and including the marker, and not a byte more.
 
@@ -153,12 +164,12 @@ def open_local_pipes(host: str, path: str) -> DataPipes:
     return pipes
 
 
-def open_ssh_pipes(host: str, ssh: str, master: str, python: str, path: str, become: str = "") -> DataPipes:
-    """Open a session on the master that hands its standard input and output to the listener over there.
+def open_ssh_pipes(host: str, ssh: str, master: str, python: str, become: str = "") -> DataPipes:
+    """Open a session on the master that hands its standard input and output to a listener, see :meth:`DataPipes.tell`.
 
     ``become`` is a command that runs Python as the user whom the listener belongs to.
     """
-    far_command = f"exec {become} " + " ".join(shlex.quote(word) for word in (python, "-I", "-S", "-c", PASSER, path))
+    far_command = f"exec {become} " + " ".join(shlex.quote(word) for word in (python, "-I", "-S", "-c", PASSER))
     command = [ssh, "-T", "-S", master, "-F", os.devnull, "-o", "ControlMaster=no", "-o", "BatchMode=yes"]
     # A session that the master cannot open makes ssh connect anew, by itself and without the user's configuration.
     command += ["-o", "ProxyCommand=false", "-o", "LogLevel=ERROR", "--", host, far_command]

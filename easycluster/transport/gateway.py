@@ -177,6 +177,7 @@ class Gateway:
         self._failure = ""  # what a callback of the caller did
         self._reporter: threading.Thread | None = None
         self._pipes: set[DataPipes] = set()
+        self._prepared: DataPipes | None = None
         _gateways.add(self)
 
     def __repr__(self) -> str:
@@ -243,7 +244,9 @@ class Gateway:
         if any("\0" in value for value in values):
             raise ConnectError(f"{self.target}: a NUL character in the host, user or arguments", self.target.host)
         launcher = Path(__file__).with_name("launcher.py")
-        command = shlex.join([sys.executable, "-I", "-S", str(launcher), str(self._folder)])
+        # As a module, so that Python need not compile it each time.
+        start = "import sys; sys.path.append(sys.argv[2]); import launcher; sys.exit(launcher.main(sys.argv[1]))"
+        command = shlex.join([sys.executable, "-I", "-S", "-c", start, str(self._folder), str(launcher.parent)])
         return command, b"".join(os.fsencode(value) + b"\0" for value in values)
 
     def _launch(self, command: str, settings: bytes, timeout: float) -> None:
@@ -479,17 +482,31 @@ class Gateway:
         if self.target.kind == "local":
             pipes = open_local_pipes(self.target.host, command_path)
         else:
-            master = str(self._folder / "master")
-            # The listener's directory is open to nobody but its own user.
-            become = SUDO if self.target.sudo else ""
-            pipes = open_ssh_pipes(self.target.host, self.target.ssh, master, self.python, command_path, become)
+            pipes = self._prepared or self._open_ssh_pipes()
+            self._prepared = None
         try:
+            if self.target.kind == "ssh":
+                pipes.tell(command_path)
             pipes.skip_noise(marker, timeout)
         except BaseException:
             pipes.close()
             raise
         self._adopt(pipes)
         return pipes
+
+    def prepare_data(self) -> None:
+        """Begin what :meth:`open_data` takes long to do, while the far side does other things."""
+        if self.target.kind == "ssh":
+            # What is wrong with it, open_data will see.
+            with contextlib.suppress(ConnectError):
+                self._prepared = self._open_ssh_pipes()
+                self._adopt(self._prepared)
+
+    def _open_ssh_pipes(self) -> DataPipes:
+        """Start a second session on the master."""
+        # The listener's directory is open to nobody but its own user.
+        become = SUDO if self.target.sudo else ""
+        return open_ssh_pipes(self.target.host, self.target.ssh, str(self._folder / "master"), self.python, become)
 
     def _adopt(self, pipes: DataPipes) -> None:
         """Remember pipes that close() has to close."""

@@ -23,8 +23,8 @@ The tree::
      |   +- ForkedClientError               the client was made by the parent of this process
      +- CallTimeout (TimeoutError)          a deadline passed; the far side was stopped
      +- CallCancelled                       the call was cancelled
-     +- Unsupported                         what was asked for cannot be done there: says why
      +- RemoteError                         stands in for a far-side exception that cannot be rebuilt here
+     +- Unsupported (NotImplementedError)   what stands behind an object cannot do this
      +- RemoteException                     what ``origexc=False`` raises: the original and its traceback text
 
 This module is shipped to the far side: standard library of Python 3.8 only.
@@ -258,23 +258,6 @@ class CallCancelled(EasyClusterError):
     """The call was cancelled before it finished."""
 
 
-class Unsupported(EasyClusterError):
-    """What was asked for cannot be done there, however often it is tried.
-
-    Attributes:
-        operation: What, such as ``"power('status')"``.
-        why: Why not.
-    """
-
-    def __init__(self, operation: str, why: str) -> None:
-        super().__init__(f"{operation} is not supported: {why}")
-        self.operation = operation
-        self.why = why
-
-    def __reduce__(self) -> Tuple[Any, ...]:
-        return type(self), (self.operation, self.why)
-
-
 class RemoteError(EasyClusterError):
     """Stands in for a far-side exception that cannot be pickled or rebuilt here.
 
@@ -292,6 +275,23 @@ class RemoteError(EasyClusterError):
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return type(self), (self.args[0], self.type_name, self.args_repr, self.traceback_text)
+
+
+class Unsupported(EasyClusterError, NotImplementedError):
+    """What stands behind an object cannot do this; a fixture makes a skip of it.
+
+    Attributes:
+        operation: What was asked for.
+        why: Why it cannot be done, and what could.
+    """
+
+    def __init__(self, operation: str, why: str) -> None:
+        super().__init__(f"{operation}: {why}")
+        self.operation = operation
+        self.why = why
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return type(self), (self.operation, self.why)
 
 
 class RemoteException(EasyClusterError):

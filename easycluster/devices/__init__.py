@@ -1,0 +1,1 @@
+"""Devices of a lab that we can speak to or stand in for."""

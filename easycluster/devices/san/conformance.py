@@ -1,0 +1,165 @@
+"""Conformance of a target, judged by ``iscsi-test-cu`` of libiscsi.
+
+Its exit status says nothing about the tests, so what it prints is read.  A test that could not try
+anything counts as passed there; here it is *skipped*::
+
+    Suite: CompareAndWrite
+      Test: Simple ...passed
+      Test: Miscompare ...    [FAILED] COMPAREANDWRITE successful but should have failed with MISCOMPARE
+    FAILED
+        1. test_compareandwrite_miscompare.c:57  - CU_ASSERT_EQUAL(_r,0)
+      Test: Unwritten ...    [SKIPPED] COMPAREANDWRITE is not implemented.
+    passed
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from easycluster.errors import Unsupported
+
+__all__ = ["Conformance", "Outcome", "parse_conformance", "run_conformance"]
+
+PROGRAM = "iscsi-test-cu"
+
+
+class Outcome(NamedTuple):
+    """How one test ended.
+
+    Attributes:
+        name: Such as ``"CompareAndWrite.Simple"``.
+        outcome: ``"passed"``, ``"failed"`` or ``"skipped"``.
+        text: What was said, one line each.
+    """
+
+    name: str
+    outcome: str
+    text: Tuple[str, ...]
+
+
+class Conformance(NamedTuple):
+    """How all tests ended.
+
+    Attributes:
+        results: In the order that they ran.
+        complete: Whether the program came to its summary.
+    """
+
+    results: Tuple[Outcome, ...]
+    complete: bool
+
+    def named(self, outcome: str) -> List[str]:
+        """Names of the tests that ended so."""
+        return [result.name for result in self.results if result.outcome == outcome]
+
+    @property
+    def passed(self) -> List[str]:
+        """Names of the tests that passed."""
+        return self.named("passed")
+
+    @property
+    def failed(self) -> List[str]:
+        """Names of the tests that failed."""
+        return self.named("failed")
+
+    @property
+    def skipped(self) -> List[str]:
+        """Names of the tests that could not try anything."""
+        return self.named("skipped")
+
+    def __str__(self) -> str:
+        text = f"{len(self.passed)} passed, {len(self.failed)} failed, {len(self.skipped)} skipped"
+        return text if self.complete else text + ", and the program did not come to its end"
+
+
+_TEST = re.compile(r"^  Test: (?P<name>\S+) \.\.\.(?P<rest>.*)$")
+
+
+def parse_conformance(output: str) -> Conformance:
+    """Read what ``iscsi-test-cu -v`` printed."""
+    results: List[Outcome] = []
+    suite, name = "", ""
+    lines: List[str] = []
+    open_test = False
+    for line in output.splitlines():
+        if line.startswith("Suite: "):
+            suite = line[7:].strip()
+            continue
+        match = _TEST.match(line)
+        if match:
+            if open_test:
+                # What ended the program in its middle.
+                results.append(Outcome(name, "failed", tuple(lines)))
+            name, lines, open_test = f"{suite}.{match['name']}", [], True
+            line = match["rest"]
+        if not open_test:
+            continue
+        word = line.strip()
+        ending = re.match(r"(passed|FAILED)\b", line)
+        if ending:
+            skipped = any("[SKIPPED]" in said for said in lines)
+            outcome = "failed" if ending[1] == "FAILED" else "skipped" if skipped else "passed"
+            results.append(Outcome(name, outcome, tuple(lines)))
+            open_test = False
+        elif word:
+            lines.append(word)
+    if open_test:
+        results.append(Outcome(name, "failed", tuple(lines)))
+    return Conformance(tuple(results), "Run Summary:" in output)
+
+
+def run_conformance(
+    urls: Sequence[str], tests: Optional[str] = None, limit: float = 300.0, program: str = ""
+) -> Conformance:
+    """Have ``iscsi-test-cu`` test a unit; it overwrites what is on it.
+
+    Args:
+        urls: One or two addresses of the same unit, ``iscsi://[user%password@]host:port/iqn/lun``.
+        tests: Such as ``"SCSI.Write16"`` or ``"iSCSI"``; by default all of both families.
+        limit: Seconds for all of it.
+        program: Path of the program; by default the one that is found.
+
+    Raises:
+        Unsupported: If it is not installed.
+    """
+    program = program or shutil.which(PROGRAM) or ""
+    if not program:
+        raise Unsupported("conformance", f"{PROGRAM} is not installed; Debian has it in libiscsi-bin")
+    results: List[Outcome] = []
+    complete = True
+    for family in [tests] if tests else ["SCSI", "iSCSI"]:
+        try:
+            done = subprocess.run(
+                [program, "-d", "-v", "-t", family, *urls],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=limit,
+                check=False,
+            )
+            output = done.stdout
+        except subprocess.TimeoutExpired as exc:
+            output = exc.stdout or b""
+        found = parse_conformance(output.decode("utf-8", "replace"))
+        results += found.results
+        complete = complete and found.complete
+    return Conformance(tuple(results), complete)
+
+
+def compare(tables: Dict[str, Conformance]) -> str:
+    """Return a table of several targets side by side: the tests that do not pass everywhere, and the sums."""
+    outcomes = {who: {result.name: result.outcome for result in table.results} for who, table in tables.items()}
+    names = list(dict.fromkeys(name for rows in outcomes.values() for name in rows))
+    width = max(map(len, [*names, "test"]))
+    lines = [f"{'test':{width}}  " + "  ".join(f"{who:>8}" for who in tables)]
+    for name in names:
+        row = [rows.get(name, "-") for rows in outcomes.values()]
+        if set(row) != {"passed"}:
+            lines.append(f"{name:{width}}  " + "  ".join(f"{cell:>8}" for cell in row))
+    for outcome in ("passed", "failed", "skipped"):
+        cells = (f"{len(table.named(outcome)):>8}" for table in tables.values())
+        lines.append(f"{outcome + ' of ' + str(len(names)):{width}}  " + "  ".join(cells))
+    return "\n".join(lines)

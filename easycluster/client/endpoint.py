@@ -217,7 +217,8 @@ class Endpoint:
         except Expired:
             raise self._did_not_come_up(timeout) from None
         except OSError as exc:
-            raise self._did_not_come_up(timeout, exc) from exc
+            # When the time is over, links are given up, and a worker that has lost one leaves.
+            raise self._did_not_come_up(timeout, exc if time.monotonic() < end else None) from exc
         try:
             self.hello = load_plain(message[4])
             values.peer.python = tuple(self.hello["python"])
@@ -227,7 +228,7 @@ class Endpoint:
     def _did_not_come_up(self, timeout: float, exc: OSError | None = None) -> ConnectError:
         control = self.control
         control.wait_for(lambda: control.died is not None, 0.5 if exc is not None else 0.0)
-        if control.died is not None:
+        if control.died is not None and not (exc is None and control.died.exit_code == 0):
             return BootstrapError(
                 f"{self.label}: the worker {_how_it_ended(control.died)} while it started",
                 self.label,

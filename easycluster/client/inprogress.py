@@ -6,6 +6,7 @@ costs something.
 
 from __future__ import annotations
 
+import gc
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,9 +39,18 @@ class CallInProgress:
 
 def calls_in_progress() -> list[CallInProgress]:
     """The calls that threads of this process wait for now, each once."""
-    found = dict.fromkeys(
-        call for frame in sys._current_frames().values() for call in _waited_for(frame) if call is not None
-    )
+    # Before Python 3.12 a look at another thread's frames may start a collection in the middle: what that runs lets
+    # the other thread go on, and leave the very frame that is looked at.  Then f_back is whatever lies there now.
+    collects = sys.version_info < (3, 12) and gc.isenabled()
+    if collects:
+        gc.disable()
+    try:
+        found = dict.fromkeys(
+            call for frame in sys._current_frames().values() for call in _waited_for(frame) if call is not None
+        )
+    finally:
+        if collects:
+            gc.enable()
     return list(found)
 
 

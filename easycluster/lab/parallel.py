@@ -90,6 +90,8 @@ def run_all(
             return {}, {name: exc}
     results: dict[str, T] = {}
     errors: dict[str, Exception] = {}
+    # pytest.fail() and the like, which are no Exception: they end what called us, as they would without threads.
+    outcomes: list[BaseException] = []
     waiting = list(hosts.items())[::-1]
 
     def work() -> None:
@@ -102,6 +104,8 @@ def run_all(
                 results[name] = function()
             except Exception as exc:  # noqa: BLE001  # handed back as this host's error
                 errors[name] = exc
+            except BaseException as exc:  # noqa: BLE001  # raised below
+                outcomes.append(exc)
 
     # Daemons: a host that never answers must not keep the interpreter from ending.
     count = min(MAX_AT_ONCE, len(hosts))
@@ -114,5 +118,7 @@ def run_all(
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
     finally:
         waiting.clear()
+    if outcomes:
+        raise outcomes[0]
     ordered = {name: results[name] for name in hosts if name in results}
     return ordered, {name: errors[name] for name in hosts if name in errors}

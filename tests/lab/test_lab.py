@@ -13,6 +13,7 @@ import pytest
 import easycluster
 from easycluster.errors import ConnectError, ConnectionClosed
 from easycluster.lab import GpuNode, HostErrors, Lab, SanTarget, read_inventory
+from easycluster.lab.parallel import run_all
 
 LAB = """
 roles:
@@ -233,12 +234,6 @@ def test_names_that_come_later_say_so(fake_lab, name):
     assert str(caught.value) == f"{name} of host 'gpu01' is a name of EasyCluster that does nothing yet"
 
 
-@pytest.mark.parametrize("name", ["power", "reboot"])
-def test_methods_that_come_later_say_so(fake_lab, name):
-    with pytest.raises(NotImplementedError, match=rf"{name}\(\) of host 'gpu01'"):
-        getattr(fake_lab["gpu01"], name)("cycle") if name == "power" else fake_lab["gpu01"].reboot()
-
-
 def test_attributes_of_a_host_are_not_set_by_mistake(fake_lab):
     with pytest.raises(AttributeError, match=r"write host\.remote\.x\.value = \.\.\."):
         fake_lab["gpu01"].x = 1
@@ -374,3 +369,11 @@ def test_a_tcp_host_without_a_key_says_what_is_missing(tmp_path):
 
     with Lab.load(file) as lab, pytest.raises(ConnectError, match="h: a tcp host needs key_file in its connect"):
         lab["h"].call("x")
+
+
+def test_an_outcome_of_pytest_in_a_thread_ends_the_test_and_is_not_lost():
+    def one():
+        pytest.fail("gpu02 cannot be had", pytrace=False)
+
+    with pytest.raises(pytest.fail.Exception, match="gpu02 cannot be had"):
+        run_all({"gpu01": lambda: 1, "gpu02": one})

@@ -114,6 +114,9 @@ class Journal:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
+        except OSError as exc:
+            text = f"{path} cannot be read ({exc.strerror}), so what it says is not done; remove it"
+            raise JournalFault(exc.errno or 0, text) from exc
         try:
             _check(fd, path)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -70,7 +70,7 @@ class Recovery:
             keep: The host's ``lock``, ``boots``: whether the lease is there for a reboot, and ``info``: whose it is.
         """
         self._keep = directory_of(locks.path), dict(keep["info"], lock=keep["lock"])
-        self._boots = self._boots or bool(keep["boots"])
+        self._boots = bool(keep["boots"])
         for journal in leftovers(directory_of(locks.path), keep["lock"]):
             journal.close()
             return True

@@ -20,9 +20,9 @@ BOOT_TIMEOUT: Final = 600.0
 
 # Seconds for one try to connect, which grow for hosts that are slow, and between two tries.
 _FIRST_TRY, _GROWTH = 3.0, 1.5
-_FIRST_PAUSE, _LAST_PAUSE = 0.05, 2.0
-# A link that still stands says nothing for so long: power that was cut does not close it.
-_PATIENCE: Final = 2.0
+_FIRST_PAUSE, _LAST_PAUSE = 0.3, 2.0
+# A link that still stands is believed for so long: a system that ends closes it.
+PATIENCE: Final = 2.0
 
 
 class RebootFailed(EasyClusterError):
@@ -88,8 +88,10 @@ def wait_for_boot(
     old: Any,
     *,
     what: str,
+    since: float,
     timeout: float,
     down_timeout: float,
+    patience: float = PATIENCE,
 ) -> tuple[Any, Boot]:
     """Try again and again to connect until another boot than ``before`` answers.
 
@@ -98,8 +100,11 @@ def wait_for_boot(
         before: The boot id that does not count.
         old: The client of that boot, None if it is gone.
         what: What was asked for, with the time, for messages: ``"reboot at 12:01"``.
+        since: When, on the monotonic clock.
         timeout: Seconds until it has to answer.
         down_timeout: Seconds until the old boot must not answer any more.
+        patience: For how long the old client is believed if it says that it is connected; power that was cut does not
+            close a connection.
 
     Returns:
         The new client, and what there is to say about the boot.
@@ -108,12 +113,11 @@ def wait_for_boot(
         NeverWentDown: If the old boot still answers after ``down_timeout``.
         NeverCameBack: If nothing answers after ``timeout``.
     """
-    began = time.monotonic()
     lost: float | None = None
     pause, attempt, trouble = _FIRST_PAUSE, _FIRST_TRY, ""
     name = connection.name
     while True:
-        now = time.monotonic() - began
+        now = time.monotonic() - since
         if old is not None and not old.connected:
             lost, old = now, None
         if lost is None and now > min(down_timeout, timeout):
@@ -122,23 +126,23 @@ def wait_for_boot(
         if lost is not None and now > timeout:
             text = f"{name}: went down {lost:.0f} s after the {what}, and does not answer {now:.0f} s after it"
             raise NeverCameBack(text, name, trouble)
-        if old is not None and now < _PATIENCE:
+        if old is not None and now < patience:
             time.sleep(0.02)
             continue
+        time.sleep(pause)
+        pause = min(pause * _GROWTH, _LAST_PAUSE)
         try:
             client: Any = connection.redial(attempt)
         except Exception as exc:  # noqa: BLE001  # a host that comes up refuses in many ways; the last one is told
-            lost = now if lost is None else lost
+            lost = time.monotonic() - since if lost is None else lost
             trouble = str(exc)
             attempt *= _GROWTH
         else:
             found = boot_id(client)
             if found and found != before:
-                ended = time.monotonic() - began
+                ended = time.monotonic() - since
                 return client, Boot(name, ended, ended - (now if lost is None else lost), found, before)
             client.close()
             if found:
                 # The old boot, which ends its connections before it goes.
                 lost = None
-        time.sleep(pause)
-        pause = min(pause * 1.5, _LAST_PAUSE)

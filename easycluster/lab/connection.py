@@ -61,6 +61,9 @@ class HostConnection:
         self.last_output = 0.0
         # Called once before the next use: leases the host.
         self.before_use: Callable[[], None] | None = None
+        # Called before the next use of a session that is new: leases that have the host hold nothing there yet.
+        self.after_open: Callable[[], None] = lambda: None
+        self._is_new = False
         self._closed = threading.Event()
         # Appended to by the thread that reads the far side's output, taken by take_output().
         self._output: list[Output] = []
@@ -85,8 +88,15 @@ class HostConnection:
         hook, self.before_use = self.before_use, None
         if hook is not None:
             hook()
-        client = self._client
-        return client if client is not None else self._open()
+        client = self._client if self._client is not None else self._open()
+        if self._is_new:
+            self._is_new = False
+            try:
+                self.after_open()
+            except BaseException:
+                self._is_new = True
+                raise
+        return client
 
     def renew(self) -> Client:
         """Like :meth:`client`, but a lost connection is replaced: a new test starts on a new session."""
@@ -118,7 +128,7 @@ class HostConnection:
                 client.close()
                 raise
             if not self._closed.is_set():
-                self._client = client
+                self._client, self._is_new = client, True
                 return client
         client.close()
         raise ConnectionClosed("the lab was closed while connecting", host=self._entry.name)
@@ -151,7 +161,7 @@ class HostConnection:
                 if self._closed.is_set():
                     client.close()
                     raise ConnectionClosed("the lab was closed while the host booted", host=self._entry.name)
-                self._client, self.boot_id = client, boot
+                self._client, self._is_new, self.boot_id = client, False, boot
                 self.may_reboot, self.switched_off = False, ""
                 self.memory.forget()
 

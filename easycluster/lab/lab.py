@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from easycluster.client.inprogress import CallInProgress, calls_in_progress
@@ -67,6 +68,8 @@ class Lab:
             for name, entry in inventory.hosts.items()
         }
         self.leases = Leases(self)
+        for host in self._every.values():
+            host._connection.after_open = partial(self.leases.take_again, host)
         self.hosts = Hosts(
             self._every[name] for name, entry in inventory.hosts.items() if entry.enabled and not entry.left_out
         )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.errors import SessionError
 from easycluster.lab import overboot
-from easycluster.lab.holders import Holder, HostBusy, LeaseError, LockRule, Mode
+from easycluster.lab.holders import Holder, LeaseError, LockRule, Mode
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.occupancy import ANSWER_TIME, Occupancy, who_we_are
 from easycluster.lab.parallel import run_all
@@ -412,27 +412,12 @@ class Leases:
             self._occupancy(host).reserve(seconds, info, names)
 
     def take_again(self, host: Host) -> None:
-        """Lock a host anew that has rebooted, for all leases that have it, on its new session.
+        """Lock a host anew that was lost or has rebooted, for all leases that have it, on its new session.
 
         Raises:
             HostBusy: If somebody else has it after all.
         """
-        client = host._connection.client()
-        with self._lock:
-            parts = [lease._parts[host.name] for lease in self._open if host.name in lease._parts]
-            for part in parts:
-                part.client = client
-            overboot.adopt(self, [part for part in parts if part.begun])
-            for lease in self._open:
-                if host.name in lease._parts:
-                    part = lease._parts[host.name]
-                    question = {"op": "take", "wanted": self._wanted_in_all(part), "info": self._info_of(lease)}
-                    taken = self._ask(part, question)
-                    if taken["in_the_way"]:
-                        raise HostBusy([Holder.from_record(host.name, record) for record in taken["in_the_way"]])
-                    begun = overboot.begin(self, part, {"op": "begin", "directories": [], "alone": False})
-                    part.level = part.level if part.begun else begun["level"]
-                    part.baseline, part.begun = begun["baseline"], True
+        overboot.take_again(self, host)
 
     def _names_on(self, host: Host) -> list[str]:
         parts = [lease._parts[host.name] for lease in self._open if host.name in lease._parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,13 +13,15 @@ from easycluster.lab.releases import Failure
 if TYPE_CHECKING:
     from easycluster.lab.host import Host
     from easycluster.lab.lab import Lab
-    from easycluster.lab.leases import Leases, _Part
+    from easycluster.lab.leases import Lease, Leases, _Part
 
-__all__ = ["adopt", "begin", "bring_back", "carry", "refuse_others", "resume"]
+__all__ = ["begin", "bring_back", "carry", "refuse_others", "resume", "take_again"]
 
 # Each action has a time limit of its own.
 _RECOVERY_TIME: Final = 600.0
 _ANSWER_TIME: Final = 20.0
+# A host whose link was cut lets go of a session after three heartbeats, and undoes what is to be undone before.
+_LET_GO_TIME: Final = 60.0
 
 
 def begin(leases: Leases, part: _Part, question: dict[str, Any]) -> dict[str, Any]:
@@ -31,8 +34,10 @@ def begin(leases: Leases, part: _Part, question: dict[str, Any]) -> dict[str, An
     if not lock:
         return leases._ask(part, question)
     info = {key: leases._info[key] for key in ("user", "host", "token")}
-    labels = [lease.label for lease in leases._open if lease._parts.get(part.host.name) is part]
-    keep = {"lock": lock, "boots": part.boots, "info": {**info, "label": "".join(labels) or leases.label}}
+    parts = {lease.label: lease._parts.get(part.host.name) for lease in leases._open}
+    label = next((label for label, one in parts.items() if one is part), "") or leases.label
+    boots = any(one is not None and one.boots for one in parts.values())
+    keep = {"lock": lock, "boots": boots, "info": {**info, "label": label}}
     begun = leases._ask(part, {**question, "keep": keep})
     if begun.get("pending"):
         _recover(leases, part, lock)
@@ -103,20 +108,53 @@ def resume(leases: Leases, host: Host) -> None:
         pass  # it is gone after all; the reservation expires
 
 
-def adopt(leases: Leases, parts: list[_Part]) -> None:
-    """Have a host's new session undo what the one before the reboot would have undone, each lease what is its own.
+def take_again(leases: Leases, host: Host) -> None:
+    """Lock a host anew that was lost or has rebooted; see :meth:`easycluster.lab.Leases.take_again`."""
+    client: Any = host._connection.client()
+    with leases._lock:
+        held = [lease for lease in leases._open if host.name in lease._parts]
+        parts = [lease._parts[host.name] for lease in held]
+        if all(part.client is client for part in parts):
+            return
+        before = parts[0].client
+        try:
+            for part in parts:
+                part.client = client
+            _adopt(leases, [part for part in parts if part.begun])
+            for lease, part in zip(held, parts, strict=True):
+                _take(leases, lease, part)
+        except BaseException:
+            # Whoever asks next tries again.
+            for part in parts:
+                part.client = before
+            raise
 
-    Args:
-        leases: Those of this process.
-        parts: Of the open leases that have the host, with the new session.
-    """
-    if not parts:
-        return
-    rule = LockRule.of(parts[0].host._entry)
-    question = {"op": "adopt", "lock": rule.name, "token": leases._info["token"]}
-    levels = leases._ask(parts[0], question)["levels"]
-    for part in parts:
-        part.level = bisect_left(levels, part.level)
+
+def _take(leases: Leases, lease: Lease, part: _Part) -> None:
+    question = {"op": "take", "wanted": leases._wanted_in_all(part), "info": leases._info_of(lease)}
+    end = time.monotonic() + _LET_GO_TIME
+    while part.wanted:
+        records = leases._ask(part, question)["in_the_way"]
+        if not records:
+            break
+        # Our own session of before does not know yet that its link is gone.
+        ours = all(record.get("token") == leases._info["token"] for record in records)
+        if not ours or time.monotonic() > end:
+            raise HostBusy([Holder.from_record(part.host.name, record) for record in records])
+        time.sleep(0.05)
+    begun = begin(leases, part, {"op": "begin", "directories": [], "alone": False})
+    part.level = part.level if part.begun else begun["level"]
+    part.baseline, part.begun = begun["baseline"], True
+
+
+def _adopt(leases: Leases, parts: list[_Part]) -> None:
+    """Have a host's new session undo what the one before the reboot would have undone, each lease what is its own."""
+    if parts:
+        rule = LockRule.of(parts[0].host._entry)
+        question = {"op": "adopt", "lock": rule.name, "token": leases._info["token"]}
+        levels = leases._ask(parts[0], question)["levels"]
+        for part in parts:
+            part.level = bisect_left(levels, part.level)
 
 
 def bring_back(lab: Lab, hosts: list[Host]) -> list[Failure]:

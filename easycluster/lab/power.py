@@ -286,7 +286,7 @@ def _off(lab: Lab, host: Host, driver: PowerDriver) -> None:
 def _cycle(lab: Lab, host: Host, driver: PowerDriver, timeout: float | None) -> None:
     connection = host._connection
     seconds = boot_timeout(host) if timeout is None else timeout
-    what = f"power('cycle') at {clock(time.time())}"
+    what, since = f"power('cycle') at {clock(time.time())}", time.monotonic()
     if connection.switched_off:
         _on(lab, host, driver, timeout)
         return
@@ -299,7 +299,18 @@ def _cycle(lab: Lab, host: Host, driver: PowerDriver, timeout: float | None) -> 
         except BaseException:
             overboot.resume(lab.leases, host)
             raise
-        come_back(host, lab.leases, before, client, what=what, timeout=seconds, down_timeout=DOWN_TIMEOUT)
+        down = min(DOWN_TIMEOUT, seconds)
+        come_back(
+            host,
+            lab.leases,
+            before,
+            client,
+            what=what,
+            since=since,
+            timeout=seconds,
+            down_timeout=down,
+            patience=0.0,
+        )
 
 
 def _on(lab: Lab, host: Host, driver: PowerDriver, timeout: float | None) -> None:
@@ -309,9 +320,9 @@ def _on(lab: Lab, host: Host, driver: PowerDriver, timeout: float | None) -> Non
         # It was on.
         return
     seconds = boot_timeout(host) if timeout is None else timeout
-    what = f"power('on') at {clock(time.time())}"
+    what, since = f"power('on') at {clock(time.time())}", time.monotonic()
     before = connection.boot_id if connection.switched_off else ""
-    come_back(host, lab.leases, before, None, what=what, timeout=seconds, down_timeout=DOWN_TIMEOUT)
+    come_back(host, lab.leases, before, None, what=what, since=since, timeout=seconds, down_timeout=DOWN_TIMEOUT)
 
 
 def bring_back(lab: Lab, host: Host) -> str:

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.errors import SessionError, StaleProxy, Unsupported
 from easycluster.lab import overboot
-from easycluster.lab.boots import BOOT_TIMEOUT, DOWN_TIMEOUT, Boot, NeverCameBack, NeverWentDown, RebootFailed
-from easycluster.lab.boots import wait_for_boot as _wait
+from easycluster.lab.boots import (
+    BOOT_TIMEOUT,
+    DOWN_TIMEOUT,
+    PATIENCE,
+    Boot,
+    NeverCameBack,
+    NeverWentDown,
+    RebootFailed,
+    wait_for_boot,
+)
 from easycluster.lab.holders import clock
 
 if TYPE_CHECKING:
@@ -52,7 +60,7 @@ def reboot(
     client: Any = connection.client()
     overboot.refuse_others(leases, host, "reboot()")
     before = overboot.carry(leases, host, seconds + MARGIN)
-    what = f"reboot at {clock(time.time())}"
+    what, since = f"reboot at {clock(time.time())}", time.monotonic()
     with connection.expected():
         try:
             error = _start(client, command if command is not None else entry.settings.get("reboot", ""))
@@ -63,9 +71,8 @@ def reboot(
             overboot.resume(leases, host)
             raise RebootFailed(f"{host.name}: cannot be rebooted: {leases._lab.inventory.mask(error)}", host.name)
         try:
-            return come_back(
-                host, leases, before, client, what=what, timeout=seconds, down_timeout=min(down_timeout, seconds)
-            )
+            down = min(down_timeout, seconds)
+            return come_back(host, leases, before, client, what=what, since=since, timeout=seconds, down_timeout=down)
         except NeverWentDown:
             if client.connected:
                 overboot.resume(leases, host)
@@ -104,8 +111,10 @@ def come_back(
     old: Any,
     *,
     what: str,
+    since: float,
     timeout: float,
     down_timeout: float,
+    patience: float = PATIENCE,
 ) -> Boot:
     """Wait for the next boot of a host, and make everything as it was: connection, definitions, locks, undo.
 
@@ -115,8 +124,10 @@ def come_back(
         before: Its boot id so far, ``""`` if that is not known.
         old: The client so far, None if there is none.
         what: What was asked for, for messages.
+        since: When, on the monotonic clock.
         timeout: How long it may take, in seconds.
         down_timeout: How long the old boot may take to end.
+        patience: How long to believe that an old client is connected.
 
     Raises:
         NeverWentDown: If it does not end.
@@ -126,7 +137,16 @@ def come_back(
     connection = host._connection
     with connection.replacing() as use:
         try:
-            client, boot = _wait(connection, before, old, what=what, timeout=timeout, down_timeout=down_timeout)
+            client, boot = wait_for_boot(
+                connection,
+                before,
+                old,
+                what=what,
+                since=since,
+                timeout=timeout,
+                down_timeout=down_timeout,
+                patience=patience,
+            )
         except NeverCameBack as exc:
             connection.memory.remember(exc, counts=True)
             _bury_all(connection, old, f"of before the {what}")

@@ -11,7 +11,7 @@ its length and checksum, so that one that was being written when the power went 
 
     0x00   I   4   length of the record, big-endian
     0x04   I   4   its CRC-32
-    0x08   -   n   a pickled dictionary, whose "is" says which: head, code, add, done or carried
+    0x08   -   n   a pickled dictionary, whose "is" says which: head, code, add or done
 
 What is read here is run, so only a file that the account itself owns and nobody else can write to is read.
 
@@ -69,14 +69,12 @@ class Journal:
         path: Its file.
         head: What the file says first: ``boot``, ``python``, ``lock``, ``token``, ``user``, ``host``, ``label``,
             ``since``.
-        carried: Whether its session ended for a reboot that was asked for.
     """
 
     def __init__(self, fd: int, path: str, head: Plain) -> None:
         self._fd = fd
         self.path = path
         self.head = head
-        self.carried = False
         self._number = 0
         # By the identity of worker's code: its number here, and how many parts of it are written.
         self._codes: Dict[int, Tuple[int, int]] = {}
@@ -177,11 +175,6 @@ class Journal:
             os.ftruncate(self._fd, 0)
         os.fdatasync(self._fd)
 
-    def carry(self, carried: bool) -> None:
-        """Note whether the session ends for a reboot that was asked for."""
-        if self._open:
-            self._write([{"is": "carried", "carried": carried}])
-
     def remove(self) -> None:
         """Give it back: there is nothing left to undo."""
         try:
@@ -231,8 +224,6 @@ class Journal:
                 found[self._number] = self._number, record["at"], packet, codes[record["code"]]
             elif kind == "done":
                 found.pop(record["number"], None)
-            elif kind == "carried":
-                self.carried = bool(record["carried"])
         # What was being written when the power went was never confirmed.
         os.ftruncate(self._fd, size)
         self._open = list(found)

@@ -4,10 +4,12 @@ Once a lease has begun with ``keep``, what it registers is on disk, too (:mod:`e
 three ways from there:
 
 - The session ends, and undoes it.
-- A reboot that was asked for: ``carry`` leaves it where it is, and the next session of the same run ``adopt``s it.
-- The host dies, or this process is killed.  Whoever begins next is told that something is pending, and has it done by
-  ``recover`` before anything else.  If that fails, the host's lock gets a record of mode ``dirty``, which keeps
-  everybody off until somebody takes it away.
+- A reboot that was asked for: ``carry`` leaves it where it is.
+- The host dies, or this process is killed.
+
+After those, the next session of the same run ``adopt``s it if the lease goes on.  Else whoever begins next is told
+that something is pending, and has it done by ``recover`` before anything else.  If that fails, the host's lock gets a
+record of mode ``dirty``, which keeps everybody off until somebody takes it away.
 
 This module is shipped to the far side.
 """
@@ -176,8 +178,6 @@ class Recovery:
             why = self._unkept or "it was registered outside of a lease"
             advice = "if a reboot undoes it anyway, say so: undo(..., boot='forget')"
             raise OSError(f"{unkept[0]!r} is to be undone, and cannot be kept over a reboot: {why}; {advice}")
-        if self._undo.journal is not None:
-            self._undo.journal.carry(True)
         self._carried_until = time.monotonic() + seconds
         # That is how a system ends its processes, and it must not have to wait for us.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -187,24 +187,21 @@ class Recovery:
         """There is no reboot after all."""
         self._carried_until = None
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if self._undo.journal is not None:
-            self._undo.journal.carry(False)
 
     def adopt(self, locks: LockDirectory, lock: str, token: str) -> List[int]:
-        """Take over what this run's session before the reboot had to undo.
+        """Take over what this run's session before this one had to undo, for a lease that goes on.
 
         Returns:
             For each action how many were below it there.
         """
         levels: List[int] = []
         for journal in leftovers(directory_of(locks.path), lock):
-            if levels or len(self._undo) or not journal.carried or journal.head.get("token") != token:
+            if levels or len(self._undo) or journal.head.get("token") != token:
                 journal.close()
                 continue
             for number, at, packet, code in journal.load():
                 self._undo.push(packet, code, number)
                 levels.append(at)
-            journal.carry(False)
             self._undo.journal = journal
         return levels
 

@@ -142,6 +142,8 @@ class Leases:
         self.watched: Sequence[str] = ("/tmp", "/dev/shm")  # of the hosts
         self._lock = threading.RLock()
         self._open: list[Lease] = []
+        # Hosts that were lost when an inner lease ended: from which level on there is something to be undone.
+        self._owed: dict[str, int] = {}
         self._info = who_we_are()
         self._tickets = itertools.count(1)
 
@@ -339,6 +341,8 @@ class Leases:
                 part.client._retire_worker()
         except SessionError:
             release.lost.append(name)
+            if part.begun and not last:
+                self._owed[name] = min(part.level, self._owed.get(name, part.level))
         finally:
             self._take_back([part])
         return release

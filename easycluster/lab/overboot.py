@@ -116,11 +116,12 @@ def take_again(leases: Leases, host: Host) -> None:
         parts = [lease._parts[host.name] for lease in held]
         if all(part.client is client for part in parts):
             return
-        before = parts[0].client
+        before, owed = parts[0].client, leases._owed.get(host.name)
         try:
             for part in parts:
                 part.client = client
-            _adopt(leases, [part for part in parts if part.begun])
+            _adopt(leases, [part for part in parts if part.begun], owed)
+            leases._owed.pop(host.name, None)
             for lease, part in zip(held, parts, strict=True):
                 _take(leases, lease, part)
         except BaseException:
@@ -147,14 +148,24 @@ def _take(leases: Leases, lease: Lease, part: _Part) -> None:
     part.baseline, part.begun = begun["baseline"], True
 
 
-def _adopt(leases: Leases, parts: list[_Part]) -> None:
-    """Have a host's new session undo what the one before the reboot would have undone, each lease what is its own."""
+def _adopt(leases: Leases, parts: list[_Part], owed: int | None) -> None:
+    """Have a host's new session undo what the one before would have undone, each lease what is its own.
+
+    Args:
+        leases: Those of this process.
+        parts: Of those that go on.
+        owed: From where on it is of leases that have ended while the host was away: that is undone now.
+    """
     if parts:
         rule = LockRule.of(parts[0].host._entry)
         question = {"op": "adopt", "lock": rule.name, "token": leases._info["token"]}
         levels = leases._ask(parts[0], question)["levels"]
         for part in parts:
             part.level = bisect_left(levels, part.level)
+        if owed is not None:
+            undone = leases._ask(parts[0], {"op": "undo", "level": bisect_left(levels, owed)}, _RECOVERY_TIME)
+            for one in undone["failures"]:
+                leases.tell(f"{rule.name}: undo failed: {one['what']}: {one['error']}")
 
 
 def bring_back(lab: Lab, hosts: list[Host]) -> list[Failure]:

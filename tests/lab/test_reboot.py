@@ -281,11 +281,29 @@ def test_a_lease_that_goes_on_after_a_loss_of_power_has_its_lock_again(run, box)
         ann["gpu01"].write("changed")
         cut_power(box, ann)
 
-        assert state(ann) == "undone"
+        assert state(ann) == "changed"
         with pytest.raises(HostBusy, match='"run 1"'):
             take(bob)
+    assert state(ann) == "undone"
     take(bob).release()
     assert list(ann.take_reboots()) == ["gpu01"]
+
+
+def test_an_inner_lease_that_ended_with_the_power_is_undone_when_the_outer_one_goes_on(run, box):
+    lab = run()
+    with take(lab):
+        lab["gpu01"].undo("printf outer >/root/state")
+        inner = take(lab)
+        lab["gpu01"].undo("printf inner >/root/state")
+        lab["gpu01"].write("changed")
+        box["gpu01"].kill()
+        lost(lab["gpu01"])
+        assert inner.release().lost == ["gpu01"]
+        lab.drop_lost()
+        box["gpu01"].power_on()
+
+        assert state(lab) == "inner"
+    assert state(lab) == "outer"
 
 
 def test_what_was_undone_is_not_undone_again_after_a_loss_of_power(run, box):
@@ -300,9 +318,10 @@ def test_what_was_undone_is_not_undone_again_after_a_loss_of_power(run, box):
 
 def test_a_host_that_cannot_be_set_back_is_kept_from_everybody_until_it_is_forced(run, box):
     ann, bob = run(), run()
-    take(ann)
+    lease = take(ann)
     ann["gpu01"].undo("echo no such device; exit 5")
     cut_power(box, ann)
+    assert lease.release().lost == ["gpu01"]
 
     needs = "gpu01: needs restore since .*: undo after a reboot or loss of power failed: .*ended with exit code 5"
     for lab in (bob, ann):
@@ -338,8 +357,9 @@ def test_what_another_account_left_is_told_and_not_touched(run, box):
     with pytest.raises(HostBusy, match=r"gpu01: needs restore since .*: account ann left something .*connect as ann"):
         take(bob, wait=600.0)
 
+    assert lease.release().lost == ["gpu01"]
+    take(ann).release()
     assert ann["gpu01"].run(["ls", "/home/ann"]).stdout == "undone\n"
-    lease.release()
     take(bob).release()
 
 
@@ -356,9 +376,10 @@ def test_what_another_account_left_is_told_and_not_touched(run, box):
 )
 def test_what_others_could_have_written_is_not_done(run, box, attack):
     lab = run()
-    take(lab)
+    lease = take(lab)
     lab["gpu01"].undo("touch /root/attacked")
     cut_power(box, lab)
+    lease.release()
     folder = "/var/tmp/easycluster-locks/undo-0"
     file = folder + "/" + box["gpu01"].inside("ls", folder).strip()
     box["gpu01"].inside("sh", "-c", attack.format(file=file, folder=folder))

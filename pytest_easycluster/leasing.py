@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_easycluster.access import connect, fail, select
+from pytest_easycluster.again import chosen
 from pytest_easycluster.options import LEAKS, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from easycluster.lab import Host, Hosts, Lab, Need
     from easycluster.lab.holders import Mode
     from easycluster.lab.leases import Lease
-    from easycluster.lab.releases import Release
+    from easycluster.lab.releases import Failure, Release
 
 # What user_properties, which pytest-xdist carries and JUnit shows, call a leftover.
 LEFT = "ec_left_behind"
+# The same on a report, each with the test that left it.
+ATTRIBUTE = "ec_left"
+FOUND = pytest.StashKey[list[tuple[str, str]]]()
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\Z")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
@@ -89,8 +93,8 @@ def lease_chosen(
 
     Whether a host is free is seen by asking for it, so no more hosts are connected than are needed to find out.
     """
-    first = hosts = select(request.config, lab, needs, test)
     busy: list[str] = []
+    first = hosts = select(request.config, lab, needs, test)
     while not set(busy).intersection(hosts.names):
         connect(lab, hosts)
         taken = _take(request.node, request.addfinalizer, lab, list(hosts), usually, False, wait=0.0)
@@ -128,6 +132,14 @@ def _locks_of(node: Any) -> list[str]:
     return [str(name) for mark in node.iter_markers("ec_lock") for name in mark.args]
 
 
+def _devices_of(node: Any) -> dict[str, int | None]:
+    """How many devices of which kind the test's markers ask for; of two markers the inner one counts."""
+    from pytest_easycluster.markers import read_marks
+
+    marks = list(node.iter_markers("ec_devices"))
+    return dict(read_marks(reversed(marks)).devices)
+
+
 def _take(
     node: Any,
     add_finalizer: Callable[[Callable[[], object]], None],
@@ -142,15 +154,23 @@ def _take(
     from easycluster.lab import HostBusy
 
     label = lab.leases.label or str(getattr(node, "nodeid", "")) or "a test session"
+    devices = _devices_of(node)
+    is_shared = shared or node.get_closest_marker("ec_shared") is not None
+    if devices:
+        is_shared = True
+    elif usually == "shared" and not is_shared:
+        # A gpu_node is shared, its GPUs are not.
+        devices = {"gpu": None}
     try:
         lease = lab.leases.take(
             hosts,
-            shared=shared or node.get_closest_marker("ec_shared") is not None,
+            shared=is_shared,
             destructive=node.get_closest_marker("ec_destructive") is not None,
             usually=usually,
             locks=_locks_of(node),
             label=label,
             wait=wait,
+            devices=devices,
         )
     except EasyClusterError as exc:
         if wait == 0.0 and isinstance(exc, HostBusy):
@@ -166,18 +186,28 @@ def _release(node: Any, lease: Lease) -> None:
     release = lease.release()
     report(node, release)
     if release.failures:
-        fail("\n".join(f"{one}{_indented(one.output)}" for one in release.failures))
+        fail(_lines(release.failures))
     if release.leftovers and setting(node.config, "leaks").value == "error":
         fail("left behind:\n" + "\n".join(f"  {one}" for one in release.leftovers))
 
 
+def _lines(failures: list[Failure]) -> str:
+    return "\n".join(f"{one}{_indented(one.output)}" for one in failures)
+
+
+def _hosts_of(item: pytest.Item) -> list[str]:
+    """Names of the hosts that fixtures of the lab have given to a test."""
+    return list(dict.fromkeys(name for names in chosen(item).values() for name in names))
+
+
 def report(node: Any, release: Release) -> None:
-    """Have the reports say what was left; of a fixture for several tests, those of its last test."""
+    """Have the reports say what was left, and by which test."""
     if setting(node.config, "leaks").value == "off":
         return
     item = getattr(node.session, "_easycluster_item", node)
     for one in release.leftovers:
         item.user_properties.append((LEFT, str(one)))
+        item.stash.setdefault(FOUND, []).append((one.since or item.nodeid, f"{one.host}: {one.kind} {one.what}"))
 
 
 def _indented(text: str) -> str:
@@ -193,26 +223,50 @@ class Leases:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
+        # By test.
         self._found: dict[str, list[str]] = {}
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Take the ``ec_lock`` of a test that leases no hosts itself: it has those of wider fixtures, or none."""
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        """See what a test finds: which of its hosts it must not use; and take its ``ec_lock`` if nothing else did."""
+        self._lab.leases.begin_test()
+        result = yield
+        for name in _hosts_of(item):
+            refusal = self._lab.only(name)[0]._connection.refusal
+            if refusal is not None:
+                fail(self._lab.inventory.mask(str(refusal)), refusal)
+        # A test that leases no hosts itself has those of wider fixtures, or none.
         locks = _locks_of(item)
         if locks and not self._lab.leases.has(locks):
             _take(item, item.addfinalizer, self._lab, [], "shared", True)
+        return result
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
-        """Note whose reports get what is found now."""
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Note whose reports get what is found now, and set back the hosts that stay leased for other tests."""
         item.session._easycluster_item = item  # type: ignore[attr-defined]  # ours
+        failures: list[Failure] = []
+        try:
+            result = yield
+        finally:
+            failures = self._lab.leases.end_test(item.nodeid, _hosts_of(item))
+        if failures:
+            fail(self._lab.inventory.mask(_lines(failures)))
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Hang what was found on the report."""
+        report = yield
+        found = item.stash.get(FOUND, [])
+        if found and report.when == "teardown":
+            setattr(report, ATTRIBUTE, [list(one) for one in found])
+        return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take what a test left; in the controller of pytest-xdist, too."""
-        if report.when == "teardown":
-            left = [str(value) for name, value in report.user_properties if name == LEFT]
-            if left:
-                self._found[report.nodeid] = left
+        """Take what tests left; in the controller of pytest-xdist, too."""
+        for test, text in getattr(report, ATTRIBUTE, ()):
+            self._found.setdefault(test, []).append(text)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Name the tests."""

@@ -66,6 +66,7 @@ class Wishes:
         shared: Whether the test is marked ``ec_shared``.
         destructive: Whether it is marked ``ec_destructive``.
         locks: Names of locks of the whole lab, in order, each once.
+        devices: How many devices of which kind the test needs of each of its hosts.
         timeouts: Limits in seconds, by the words of ``timeouts:``.
         faults: What is wrong with the markers.
     """
@@ -75,6 +76,7 @@ class Wishes:
     shared: bool = False
     destructive: bool = False
     locks: list[str] = field(default_factory=list)
+    devices: dict[str, int] = field(default_factory=dict)
     timeouts: dict[str, float] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
@@ -179,6 +181,16 @@ def _locks(reading: _Reading) -> None:
             reading.wishes.locks.append(name)
 
 
+def _devices(reading: _Reading) -> None:
+    if reading.mark.args or not reading.mark.kwargs:
+        reading.fault("say how many of which kind, as in ec_devices(gpu=1)")
+    for kind, count in reading.mark.kwargs.items():
+        if isinstance(count, int) and not isinstance(count, bool) and count > 0:
+            reading.wishes.devices[kind] = count
+        else:
+            reading.fault(f"{kind} is {count!r}; a number of 1 or more is wanted", kind)
+
+
 def _timeouts(reading: _Reading) -> None:
     if reading.mark.args or not reading.mark.kwargs:
         reading.fault("say what is limited, as in ec_timeout(test='1h', call='5m')")
@@ -205,6 +217,7 @@ _READERS: dict[str, Callable[[_Reading], None]] = {
     "ec_each": _each,
     "ec_shared": _flag,
     "ec_destructive": _flag,
+    "ec_devices": _devices,
     "ec_lock": _locks,
     "ec_timeout": _timeouts,
 }

@@ -26,6 +26,10 @@ MARKERS = (
     "ec_each(role, where=None): run the test once for each host of the role; the test takes ec_host.",
     "ec_shared: the test shares its hosts with others; it must not change them.",
     "ec_destructive: the test needs its hosts to itself, as reboot() and power() do.",
+    (
+        "ec_devices(gpu=1, ...): the test has so many devices of each of its hosts to itself, any that are free; it "
+        "shares the hosts, and ec.devices(host) says which devices these are."
+    ),
     "ec_lock(*names): hold locks of the whole lab by these names during the test, such as ec_lock('fabric-A').",
     (
         "ec_timeout(test=None, call=None, silence=None, transfer=None, teardown=None, reboot=None): limits for this "

@@ -18,7 +18,8 @@ then the locks go with the process.  The near side asks by way of the keeper, in
     {"op": "restart", "command"}                                           -> {"error": str}
     {"op": "adopt", "lock", "token"}                                       -> {"levels": [int]}
     {"op": "undo", "level": int}                                           -> {"failures": [...]}
-    {"op": "leaks", "baseline": int}                                       -> {"leaks": [...]}
+    {"op": "level"}                                                        -> {"level": int}
+    {"op": "leaks", "baseline": int, "keep": bool}                         -> {"leaks": [...]}
     {"op": "end_worker"}                                                   -> {}
 
 Each may name the lock ``directory``.  An answer with ``fault`` says why it could not be done.  Only ``wait`` is not
@@ -211,8 +212,12 @@ class Holdings:
     def _do_undo(self, question: Plain) -> Plain:
         return {"failures": self.undo.run(int(question["level"]))}
 
+    def _do_level(self, question: Plain) -> Plain:
+        return {"level": len(self.undo)}
+
     def _do_leaks(self, question: Plain) -> Plain:
-        baseline = self._baselines.pop(int(question["baseline"]), None)
+        number = int(question["baseline"])
+        baseline = self._baselines.get(number) if question.get("keep") else self._baselines.pop(number, None)
         return {"leaks": [] if baseline is None else baseline.compare([*self._workers(), os.getpid()])}
 
     def _do_end_worker(self, question: Plain) -> Plain:

@@ -45,10 +45,10 @@ class Baseline:
     def compare(self, spared: Collection[int]) -> List[Leak]:
         """Return what is there now and was not then: each has ``kind`` and ``what``."""
         now = self._below(spared)
-        found = [
-            {"kind": "process", "what": f"{pid} {_command(pid)}", "pid": pid}
-            for pid in now
-            if pid not in self._processes
+        # Without a command it has ended, and only waits for its parent to look.
+        commands = {pid: _command(pid) for pid in now if pid not in self._processes}
+        found: List[Leak] = [
+            {"kind": "process", "what": f"{pid} {command}", "pid": pid} for pid, command in commands.items() if command
         ]
         if self._alone:
             found += [{"kind": "mount", "what": where} for where in sorted(_mounts() - self._mounts)]

@@ -64,6 +64,10 @@ class HostConnection:
         # Called before the next use of a session that is new: leases that have the host hold nothing there yet.
         self.after_open: Callable[[], None] = lambda: None
         self._is_new = False
+        # How often somebody wanted the client, to tell whether a test has touched the host.
+        self.uses = 0
+        # Why the host must not be used any more in this run: it could not be set back.
+        self.refusal: Exception | None = None
         self._closed = threading.Event()
         # Appended to by the thread that reads the far side's output, taken by take_output().
         self._output: list[Output] = []
@@ -85,9 +89,20 @@ class HostConnection:
             ConnectError: If the host cannot be reached, at once if that was so less than a minute ago.
             ConnectionClosed: If the lab is closed.
         """
+        self.uses += 1
+        self.check()
         hook, self.before_use = self.before_use, None
         if hook is not None:
             hook()
+        return self.session()
+
+    def check(self) -> None:
+        """Raise why the host is not used any more, if that is so."""
+        if self.refusal is not None:
+            raise self.refusal.with_traceback(None)
+
+    def session(self) -> Client:
+        """The client for our own purposes, whoever may use the host."""
         client = self._client if self._client is not None else self._open()
         if self._is_new:
             self._is_new = False

@@ -127,7 +127,9 @@ class Lab:
             LabRequestError: If a need names a role or capability that the lab does not have.
             NoHostFits: If there are not enough hosts; the message names each and why not.
         """
-        wanted, first, others = list(needs), list(prefer) or self.leases.held, list(avoid)
+        refused = [name for name, host in self._every.items() if host._connection.refusal is not None]
+        held = [name for name in self.leases.held if name not in refused]
+        wanted, first, others = list(needs), list(prefer) or held, [*avoid, *refused]
         self.ask_probes(self._approach.candidates(wanted))
         while True:
             picked = choose(self.inventory, wanted, test, first, others)
@@ -202,6 +204,7 @@ class Lab:
         destructive: bool = False,
         label: str = "",
         wait: float | None = None,
+        devices: Mapping[str, int] | None = None,
     ) -> LeasedHosts:
         """Pick hosts of one role, connect to them at once and lock them: until the end of ``with``, or ``release()``.
 
@@ -214,6 +217,8 @@ class Lab:
             destructive: Whether nobody may, whatever the lab file says: for ``reboot()`` and ``power()``.
             label: What it is for, for others who wait.
             wait: How long to wait for hosts that others have, in seconds; 10 minutes if nothing else was said.
+            devices: How many devices of which kind to have for oneself on each, such as ``{"gpu": 1}``; the hosts are
+                shared then, unless ``destructive``.
 
         Raises:
             HostBusy: If others have them for longer than that.
@@ -223,8 +228,13 @@ class Lab:
             HostErrors: If some of several cannot.
         """
         hosts = self.select([make_need(role, count, where, distinct)]).connect()
-        lease = self.leases.take(hosts, shared=shared, destructive=destructive, label=label, wait=wait)
+        shared = shared or bool(devices)
+        lease = self.leases.take(hosts, shared=shared, destructive=destructive, label=label, wait=wait, devices=devices)
         return LeasedHosts(hosts, lease)
+
+    def devices(self, host: Host) -> dict[str, list[str]]:
+        """The devices of a host that this process has for itself, by kind: ``{"gpu": ["GPU-5a1f"]}``."""
+        return self.leases.devices(host)
 
     def take_output(self, timeout: float = 1.0) -> dict[str, dict[str, str]]:
         """What far sides wrote since the last time, by host and stream; secrets are masked."""

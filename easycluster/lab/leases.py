@@ -13,12 +13,12 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.errors import SessionError
-from easycluster.lab import overboot
+from easycluster.lab import between, overboot, picking
 from easycluster.lab.holders import Holder, LeaseError, LockRule, Mode
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.occupancy import ANSWER_TIME, Occupancy, who_we_are
@@ -52,6 +52,9 @@ class _Part:
         level: How much was to be undone when it began.
         baseline: Number of the state that it began with, kept by the host.
         begun: Whether there are level and baseline.
+        seen: What tests left behind that is still there, with the test that left it.
+        kinds: How many devices of each kind are wanted, any that are free.
+        picked: Which these are.
         boots: Whether the lease is there for a reboot.
     """
 
@@ -62,6 +65,9 @@ class _Part:
     baseline: int = 0
     begun: bool = False
     boots: bool = False
+    seen: dict[tuple[str, str], str] = field(default_factory=dict)
+    kinds: dict[str, int | None] = field(default_factory=dict)
+    picked: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Lease:
@@ -146,6 +152,7 @@ class Leases:
         self._owed: dict[str, int] = {}
         self._info = who_we_are()
         self._tickets = itertools.count(1)
+        self._between = between.Between(self)
 
     # Taking ----------------------------------------------------------------------------------------
 
@@ -157,7 +164,7 @@ class Leases:
         destructive: bool = False,
         usually: Mode = "exclusive",
         locks: Iterable[str] = (),
-        devices: Mapping[str, Iterable[str]] | None = None,
+        devices: Mapping[str, int | None] | None = None,
         label: str = "",
         wait: float | None = None,
         restore: bool = True,
@@ -170,7 +177,8 @@ class Leases:
             destructive: Whether nobody may, whatever the lab file says.
             usually: The mode where neither says anything.
             locks: Names of locks of the whole lab, exclusive.
-            devices: Names of devices, such as UUIDs of GPUs, by host, exclusive.
+            devices: How many devices of which kind to have exclusively on each host, such as ``{"gpu": 1}``; None
+                stands for all that it has, which may be none.  See :mod:`easycluster.lab.picking`.
             label: What it is for.
             wait: How long to wait, in seconds, instead of :attr:`wait`.
             restore: Whether the ``restore:`` functions of the lab file run at the end.
@@ -182,12 +190,15 @@ class Leases:
         """
         lease = Lease(self, label)
         for host in hosts:
+            host._connection.check()
             if host.name not in lease._parts:
                 rule = LockRule.of(host._entry)
                 mode = rule.mode_for(shared=shared, destructive=destructive, usually=usually)
                 wanted = [] if mode == "none" else [_wanted(rule.name, mode, rule.slots)]
-                wanted += [_wanted(name, "exclusive") for name in (devices or {}).get(host.name, ())]
                 self._add(lease, host, wanted)
+                # Who has the host alone has its devices, too.
+                if mode == "shared" and self.enabled and host.name in lease._parts:
+                    lease._parts[host.name].kinds = dict(devices or {})
         for name in dict.fromkeys(locks):
             self._add(lease, self._home_of(name), [_wanted(name, "exclusive")])
         for part in lease._parts.values():
@@ -201,7 +212,7 @@ class Leases:
         return lease
 
     def _add(self, lease: Lease, host: Host, wanted: list[Wanted]) -> None:
-        client = host._connection.client()
+        client = host._connection.session()
         if getattr(type(client), "_ask_keeper", None) is None:
             return  # a dialer of somebody's own, whose clients have no keeper
         part = lease._parts.setdefault(host.name, _Part(host, client, {}))
@@ -236,19 +247,29 @@ class Leases:
         try:
             for name in lease.names:
                 part = lease._parts[name]
-                wanted = self._wanted_in_all(part)
-                if not wanted:
-                    continue
-                answer = self._ask(part, {"op": "take", "wanted": wanted, "info": info, "ticket": ticket})
+                answer = self._take_part(part, info, ticket)
                 if answer["in_the_way"]:
                     self._take_back(done)
                     return [Holder.from_record(name, record) for record in answer["in_the_way"]]
-                done.append(part)
+                if part.wanted:
+                    done.append(part)
         except BaseException:
             # It may have been taken all the same: Ctrl-C came before the answer.
             self._take_back([*done, part])
             raise
         return []
+
+    def _take_part(self, part: _Part, info: dict[str, Any], ticket: int) -> dict[str, Any]:
+        """Ask for all that a lease wants of one host; others may be quicker at devices that were free."""
+        for _ in range(picking.ATTEMPTS):
+            was_free = picking.pick(self, part)
+            wanted = self._wanted_in_all(part)
+            if not wanted:
+                return {"in_the_way": []}
+            answer = self._ask(part, {"op": "take", "wanted": wanted, "info": info, "ticket": ticket})
+            if not was_free or not answer["in_the_way"]:
+                break
+        return answer
 
     def _info_of(self, lease: Lease) -> dict[str, Any]:
         """What others see, and whether they may come first: not where they might wait for us, who hold something."""
@@ -336,7 +357,12 @@ class Leases:
                     Failure(name, one["what"], one["error"], one["output"]) for one in undone["failures"]
                 ]
                 left = self._ask(part, {"op": "leaks", "baseline": part.baseline})["leaks"]
-                release.leftovers = [Leftover(name, one["kind"], one["what"]) for one in left]
+                since = part.seen
+                release.leftovers = [
+                    Leftover(name, one["kind"], one["what"], since.get((one["kind"], one["what"]), "")) for one in left
+                ]
+                if last:
+                    self._between.judge(part.host, release.failures)
             if last:
                 part.client._retire_worker()
         except SessionError:
@@ -346,6 +372,38 @@ class Leases:
         finally:
             self._take_back([part])
         return release
+
+    # Between tests ---------------------------------------------------------------------------------
+
+    def begin_test(self) -> None:
+        """A test begins: note which hosts are used from here on."""
+        self._between.begin()
+
+    def end_test(self, test: str, hosts: Iterable[str] = ()) -> list[Failure]:
+        """A test has ended: set back the hosts that it has touched and that are still leased for others.
+
+        Args:
+            test: Its name, for what it has left behind.
+            hosts: Names of hosts that count as touched, besides those that were.
+
+        Returns:
+            What went wrong.  A host whose ``restore:`` failed is not used any more in this run.
+        """
+        return self._between.end(test, hosts)
+
+    def devices(self, host: Host) -> dict[str, list[str]]:
+        """The devices of a host that this process has for itself, by kind."""
+        found: dict[str, list[str]] = {}
+        for part in self._parts_of(host):
+            for kind, names in part.picked.items():
+                found.setdefault(kind, []).extend(name for name in names if name not in found.get(kind, ()))
+        rule = LockRule.of(host._entry)
+        modes = [part.wanted[rule.name]["mode"] for part in self._parts_of(host) if rule.name in part.wanted]
+        # Who has the host alone has all of them.
+        return picking.devices_of(self._lab, host) if "exclusive" in modes else found
+
+    def _parts_of(self, host: Host) -> list[_Part]:
+        return [lease._parts[host.name] for lease in self._open if host.name in lease._parts]
 
     # Others ----------------------------------------------------------------------------------------
 

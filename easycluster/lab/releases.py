@@ -33,14 +33,17 @@ class Leftover:
         host: Where.
         kind: ``"process"``, ``"mount"``, ``"port"`` or ``"file"``.
         what: Which.
+        since: The test after which it was first seen, in a lease for several tests; else ``""``.
     """
 
     host: str
     kind: str
     what: str
+    since: str = ""
 
     def __str__(self) -> str:
-        return f"{self.host}: {self.kind} {self.what}"
+        since = f" (there since {self.since})" if self.since else ""
+        return f"{self.host}: {self.kind} {self.what}{since}"
 
 
 @dataclass

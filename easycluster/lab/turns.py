@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from easycluster.errors import SessionError
 from easycluster.lab.holders import Holder, HostBusy, LeaseError, ordinal, span
 from easycluster.lab.occupancy import ANSWER_TIME
+from easycluster.lab.picking import LOOK_AGAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,9 @@ class Turn:
                 raise HostBusy(in_the_way, self._waited, self._place)
             if not self._told or time.monotonic() - self._told >= TELL_EVERY:
                 self._tell(in_the_way)
-            seconds = min(TELL_EVERY, max(0.0, self._wait - self._waited))
+            if part.kinds and seconds:
+                return  # perhaps another device is free by now
+            seconds = min(LOOK_AGAIN if part.kinds else TELL_EVERY, max(0.0, self._wait - self._waited))
 
     def over(self) -> None:
         """Leave the line that we are in, if any."""

@@ -46,7 +46,7 @@ roles:
           os.kill(os.getpid(), 11)
   free: {lock: none}
 hosts:
-  gpu[01:02]: {role: gpu, connect: local}
+  gpu[01:02]: {role: gpu, connect: local, capabilities: {devices: {gpu: [GPU-1, GPU-2]}}}
   two: {role: gpu, connect: local, lock: {mode: shared, slots: 2}}
   free: {role: free, connect: local}
   alias: {role: free, connect: local, lock: {mode: exclusive, name: gpu01}}
@@ -169,10 +169,11 @@ def test_two_names_of_one_machine_can_have_one_lock(ann, bob):
 
 
 def test_devices_are_locked_beside_a_shared_host(ann, bob):
-    with take(ann, "gpu01", shared=True, devices={"gpu01": ["GPU-1"]}):
+    with take(ann, "gpu01", shared=True, devices={"gpu": 1}):
         with pytest.raises(HostBusy, match="GPU-1 is in use"):
-            take(bob, "gpu01", shared=True, devices={"gpu01": ["GPU-1"]})
-        take(bob, "gpu01", shared=True, devices={"gpu01": ["GPU-2"]})
+            take(bob, "gpu01", shared=True, devices={"gpu": 2})
+        with take(bob, "gpu01", shared=True, devices={"gpu": 1}):
+            assert bob.devices(bob["gpu01"]) == {"gpu": ["GPU-2"]}
 
 
 def test_a_lock_of_the_whole_lab_needs_no_host_of_the_test(ann, bob):

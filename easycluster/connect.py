@@ -239,7 +239,8 @@ class Client(BaseClient):
 
     def _fetch_module(self, name: str) -> tuple[bool, str, str, bytes] | None:
         """Return a module of this side that the far side wants to import, None if it may not have it."""
-        if name.partition(".")[0] == "cloudpickle":
+        # What a far side may need of what is installed here: how functions are pickled, and how devices are driven.
+        if name.partition(".")[0] == "cloudpickle" or (name + ".").startswith("easycluster.devices."):
             installed = _installed_source(name)
             return None if installed is None else (*installed, b"")
         found = find_local_module(name)

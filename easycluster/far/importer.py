@@ -120,7 +120,9 @@ class ControllerFinder:
         # Only a package that the controller sent has no directory here.
         if parent and getattr(sys.modules.get(parent), "__path__", None) != []:
             return None
-        if name.partition(".")[0] in _NOT_ASKED or getattr(self._asking, "name", None) is not None:
+        # Of ourselves, what is not in the bundle because few far sides need it.
+        unasked = name.partition(".")[0] in _NOT_ASKED and not (name + ".").startswith("easycluster.devices.")
+        if unasked or getattr(self._asking, "name", None) is not None:
             return None
         self._asking.name = name
         try:

@@ -7,7 +7,7 @@
     negotiation            what two sides agree on
     errors, scsi           what a failure is called; command blocks and sense data
     stream                 PDUs over a socket
-    login, connection      the initiator's login, and its commands in flight
+    logon, connection      the initiator's login, and its commands in flight
     session                what a test uses: read, write, fill, verify, reserve, perf
     target                 a target of our own: portals, logical units, faults on demand
 
@@ -16,7 +16,22 @@ Both ends are shipped to far sides: standard library of Python 3.8 only.
 
 from __future__ import annotations
 
-from easycluster.devices.iscsi.login import discover
-from easycluster.devices.iscsi.session import Session, login
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from easycluster.devices.iscsi.logon import discover
+    from easycluster.devices.iscsi.session import Session, login
 
 __all__ = ["Session", "discover", "login"]
+
+# Loaded on first use: a target needs none of it, and a far side fetches every module over the wire.
+_HOMES = {"Session": "session", "discover": "logon", "login": "session"}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{home}"), name)

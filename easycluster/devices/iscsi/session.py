@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Deque, List, Optional, Sequence, Tuple, Union
 from easycluster.devices.iscsi import idle, scsi
 from easycluster.devices.iscsi.commands import Commands
 from easycluster.devices.iscsi.errors import CheckCondition, IscsiError
-from easycluster.devices.iscsi.login import INITIATOR, connect
+from easycluster.devices.iscsi.logon import INITIATOR, connect
 from easycluster.devices.iscsi.negotiation import Wishes
 from easycluster.devices.iscsi.pattern import BadBlock, check_blocks, make_blocks
 from easycluster.devices.iscsi.pdu import Buffer, encode_lun
 from easycluster.devices.iscsi.perf import Load, Perf, measure
 from easycluster.devices.iscsi.reservations import Reservations, ReservationsMixin
+from easycluster.objects.exports import ServerObject
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -61,7 +62,7 @@ def login(
     )
 
 
-class Session(Commands, ReservationsMixin):
+class Session(Commands, ReservationsMixin, ServerObject):
     """One I_T nexus; made by :func:`login`.
 
     Threads may share it; their commands run one after the other.

@@ -29,7 +29,6 @@ class Registry:
         holder: Who holds the reservation; of the kinds of all registrants, who made it.
         kind: Its kind, 0 if there is none.
         generation: PRGENERATION.
-        kept: Whether a restart leaves it (APTPL).
     """
 
     def __init__(self, unit: Unit) -> None:
@@ -38,7 +37,6 @@ class Registry:
         self.holder: Optional[Nexus] = None
         self.kind = 0
         self.generation = 0
-        self.kept = False
 
     def holds(self, nexus: Nexus) -> bool:
         """Whether a nexus holds the reservation."""
@@ -54,7 +52,7 @@ class Registry:
 
     # ------------------------------------------------------------ PERSISTENT RESERVE OUT
 
-    def register(self, nexus: Nexus, key: int, new: int, ignore: bool, kept: bool) -> None:
+    def register(self, nexus: Nexus, key: int, new: int, ignore: bool) -> None:
         """Register a key, change it, or with 0 end the registration."""
         have = self.keys.get(nexus, 0)
         if not ignore and key != have:
@@ -63,7 +61,6 @@ class Registry:
             self.keys[nexus] = new
         elif nexus in self.keys:
             self._leave(nexus)
-        self.kept = kept
         self.generation += 1
 
     def _leave(self, nexus: Nexus) -> None:
@@ -140,15 +137,15 @@ def reserve_out(unit: Unit, nexus: Nexus, cdb: bytes, data: memoryview) -> bytes
     if int.from_bytes(cdb[5:9], "big") != 24 or len(data) < 24:
         raise Check(5, 0x1A00)
     key, new, flags = int.from_bytes(data[:8], "big"), int.from_bytes(data[8:16], "big"), data[20]
-    if action in (0, 6) and flags & 0x0C:
-        # SPEC_I_PT and ALL_TG_PT: capabilities say that we have neither.
+    if action in (0, 6) and flags & 0x0D:
+        # SPEC_I_PT, ALL_TG_PT and APTPL: capabilities say that we have none of them.
         raise bad_parameter(20)
     with unit.lock:
         registry = unit.registry
         if unit.reserved is not None:
             raise Conflict
         if action in (0, 6):
-            registry.register(nexus, key, new, action == 6, bool(flags & 1))
+            registry.register(nexus, key, new, action == 6)
             return b""
         if registry.keys.get(nexus) != key or not key:
             raise Conflict

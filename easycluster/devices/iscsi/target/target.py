@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Dict, Iterable, List, Optional, Sequence, Set,
 
 from easycluster.devices.iscsi.chap import Chap
 from easycluster.devices.iscsi.errors import IscsiError
-from easycluster.devices.iscsi.login import split_portal
+from easycluster.devices.iscsi.logon import split_portal
 from easycluster.devices.iscsi.negotiation import Wishes
 from easycluster.devices.iscsi.pdu import encode_lun
 from easycluster.devices.iscsi.stream import PduStream
@@ -17,6 +17,7 @@ from easycluster.devices.iscsi.target.connection import Session
 from easycluster.devices.iscsi.target.login import Login, Refused
 from easycluster.devices.iscsi.target.nexus import Nexus
 from easycluster.devices.iscsi.target.portal import Portal
+from easycluster.devices.iscsi.target.reservations import Registry
 from easycluster.devices.iscsi.target.storage import FileStorage, MemoryStorage, Storage
 from easycluster.devices.iscsi.target.unit import LUNS_CHANGED, Unit
 
@@ -265,13 +266,12 @@ class Target:
         self._join()
 
     def restart(self) -> None:
-        """Come back after a crash: reservations that were not to be kept are gone."""
+        """Come back after a crash: reservations are gone."""
         with self._change:
             self._hung = False
             for unit in self.units.values():
                 unit.reset()
-                if not unit.registry.kept:
-                    unit.registry.__init__(unit)  # type: ignore[misc]  # as new
+                unit.registry = Registry(unit)
             for portal in self.portals:
                 if portal.listener is None and not portal.failed:
                     portal.open()

@@ -1,0 +1,192 @@
+"""A child process that has modules of ours and nothing else: a target that can be stopped and killed for real.
+
+Parent and child speak JSON, a line for each request and each answer::
+
+    parent -> child   {"sources": {module: [file name, is it a package, text], ...}, "main": module}
+    parent -> child   {"call": "create", "arguments": {...}}
+    child  -> parent  {"result": ...}  or  {"error": "ValueError", "text": "..."}
+
+The child ends when its standard input does, so it does not outlive the parent however that ends.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, Dict, List, Sequence
+
+from easycluster.errors import EasyClusterError, Unsupported
+
+__all__ = ["Child", "ChildError"]
+
+# Runs on any Python from 3.8 on, isolated: no site, no user directory, nothing of the tester's environment.
+_BOOT = """\
+import importlib.machinery, json, linecache, sys
+class Finder:
+    def __init__(self, sources):
+        self.sources = sources
+    def find_spec(self, name, path=None, target=None):
+        if name not in self.sources:
+            return None
+        file, is_package, _ = self.sources[name]
+        spec = importlib.machinery.ModuleSpec(name, self, origin=file, is_package=is_package)
+        spec.has_location = True
+        return spec
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        file, _, source = self.sources[module.__name__]
+        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+        exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)
+hello = json.loads(sys.stdin.buffer.readline())
+sys.meta_path.insert(0, Finder(hello["sources"]))
+importlib.import_module(hello["main"]).main()
+"""
+
+
+class ChildError(EasyClusterError, OSError):
+    """The child process did not do what it was asked for, or is gone."""
+
+
+class Child:
+    """A child process.
+
+    Args:
+        main: The module whose ``main`` it runs.
+        packages: Modules and packages that it may import, with all that is in them.
+        limit: Seconds that an answer may take.
+    """
+
+    def __init__(self, main: str, packages: Sequence[str], limit: float = 20.0) -> None:
+        self._limit = limit
+        self._read = b""
+        sources = {"easycluster": ["<easycluster>/__init__.py", True, ""]}
+        for package in packages:
+            _gather(package, sources)
+        # What it says when something breaks; a pipe that nobody reads would stop it.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _BOOT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            # A Ctrl-C at the terminal is for the tests.
+            start_new_session=True,
+        )
+        try:
+            self._send({"sources": sources, "main": main})
+            self._answer("start")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Its process number."""
+        return self._process.pid
+
+    def call(self, name: str, **arguments: Any) -> Any:
+        """Have it do something and return what it says.
+
+        Raises:
+            ValueError: If it says so.
+            ChildError: If it is gone, takes too long or failed otherwise.
+        """
+        self._send({"call": name, "arguments": arguments})
+        return self._answer(name)
+
+    def _send(self, message: Dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError as exc:
+            raise ChildError(f"the target's process has ended{self._last_words()}") from exc
+
+    def _answer(self, name: str) -> Any:
+        assert self._process.stdout is not None
+        fd = self._process.stdout.fileno()
+        deadline = time.monotonic() + self._limit
+        while b"\n" not in self._read:
+            ready, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0.0))
+            if not ready:
+                raise ChildError(f"the target's process did not answer {name!r} within {self._limit:g} s")
+            data = os.read(fd, 65536)
+            if not data:
+                raise ChildError(f"the target's process has ended{self._last_words()}")
+            self._read += data
+        line, _, self._read = self._read.partition(b"\n")
+        answer = json.loads(line)
+        if answer.get("error") == "ValueError":
+            raise ValueError(answer["text"])
+        if "error" in answer:
+            raise ChildError(f"{name}: {answer['error']}: {answer['text']}")
+        return answer["result"]
+
+    def _last_words(self) -> str:
+        self._said.seek(0)
+        text = self._said.read()[-2000:].decode("utf-8", "replace").strip()
+        return f"; it said:\n{text}" if text else ""
+
+    def signal(self, name: str) -> None:
+        """Send a signal, such as ``"SIGSTOP"``.
+
+        Raises:
+            Unsupported: Where there is none of this name.
+        """
+        number = getattr(signal, name, None)
+        if number is None:
+            raise Unsupported(name, "this system has no such signal")
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once, and wait for that."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """End it and give everything back."""
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            try:
+                if pipe is not None:
+                    pipe.close()
+            except OSError:
+                # Of what was still to be written.
+                pass
+        self._said.close()
+
+
+def _gather(name: str, sources: Dict[str, List[Any]]) -> None:
+    spec = importlib.util.find_spec(name)
+    loader: Any = spec.loader if spec is not None else None
+    source = loader.get_source(name) if hasattr(loader, "get_source") else None
+    if source is None:
+        raise ChildError(f"module {name!r} has no source here")
+    sources[name] = [
+        f"<easycluster>/{name.partition('.')[2].replace('.', '/')}.py",
+        bool(loader.is_package(name)),
+        source,
+    ]
+
+
+def serve(functions: Dict[str, Any]) -> None:
+    """Answer requests until the parent is gone; the child's half."""
+    out, text = sys.stdout.buffer, sys.stdin.buffer
+    out.write(b'{"result": null}\n')
+    out.flush()
+    for line in iter(text.readline, b""):
+        request = json.loads(line)
+        try:
+            answer = {"result": functions[request["call"]](**request["arguments"])}
+        except Exception as exc:  # noqa: BLE001  # goes to the parent
+            answer = {"error": type(exc).__name__, "text": str(exc)}
+        out.write(json.dumps(answer).encode() + b"\n")
+        out.flush()

@@ -25,6 +25,7 @@ from .engine import COUNTS, Counts, has_atheris, run, run_one  # noqa: E402
 
 # Share of the inputs: where strangers come first, and where a target is quick, there are more.
 SHARES = {"strangers": 5, "server": 5, "frames": 3, "records": 2, "client": 3, "control": 2, "references": 2}
+SHARES |= {"call": 1, "serve": 1}
 
 
 def parse(arguments):

@@ -29,7 +29,7 @@ _NOT_REACHED = [
     for name in (
         *("definitions", "far.modules", "far.namespace", "far.reaper", "wire.tracebacks", "wire.failures"),
         *("objects.exports", "objects.proxies", "objects.registry", "link.session", "link.streams", "link.items"),
-        *("link.watcher", "wire.values", "transport.memory"),
+        *("link.watcher", "link.sending", "link.flusher", "wire.values", "transport.memory"),
     )
 ]
 
@@ -66,9 +66,10 @@ def has_atheris():
 def _load(name):
     """Return the target; its modules are loaded here, so that they can be instrumented."""
     from .planted import PLANTED
+    from .quick_targets import QUICK
     from .targets import TARGETS
 
-    return {**TARGETS, **PLANTED}[name]()
+    return {**TARGETS, **QUICK, **PLANTED}[name]()
 
 
 def run(name, runs, seed, folder, guided):

@@ -73,6 +73,8 @@ def test_planted_faults_are_found(how, tmp_path):
         "importing": "Tripped: builtins.__import__ was reached",
         "crashing": "IndexError",
         "forging": "Finding: a record was forged",
+        "careless-call": "Finding: what a stranger says was unpickled",
+        "careless-serve": "Finding: what a stranger says was unpickled",
     }
     targets = [part for name in faults for part in ("--target", name)]
     status, said = campaign("--runs", 20_000, "--keep", tmp_path / "found", *targets, *how)

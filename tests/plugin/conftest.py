@@ -7,8 +7,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from support.warm_pytest import warm_pytest
 
 import pytest_easycluster
+
+__all__ = ["suite", "warm_pytest"]
 
 ROOT = str(Path(pytest_easycluster.__file__).parents[1])
 
@@ -64,9 +67,13 @@ class Suite:
 
 
 @pytest.fixture
-def suite(pytester, monkeypatch):
+def suite(pytester, monkeypatch, warm_pytest):
     path = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", ROOT if not path else f"{ROOT}{os.pathsep}{path}")
     # Ours is named, installed or not; others only cost time.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    return Suite(pytester)
+    if warm_pytest is not None:
+        monkeypatch.setattr(pytester, "popen", warm_pytest.popen)
+    yield Suite(pytester)
+    if warm_pytest is not None:
+        warm_pytest.end_run()

@@ -15,13 +15,13 @@ hosts:
 
 
 @pytest.fixture
-def run(pytester):
-    """Runs a suite with a lab: ``run(lab, suite, *options)``."""
+def run(pytester, suite):
+    """Runs a suite with a lab: ``run(lab, tests, *options)``."""
 
-    def run(lab, suite, *options):
+    def run(lab, tests, *options):
         pytester.makefile(".yaml", lab=HOSTS + lab)
-        pytester.makepyfile("import pytest\n" + suite)
-        return pytester.runpytest_subprocess("-rsxXfE", "-p", "no:cacheprovider", "--ec-inventory=lab.yaml", *options)
+        pytester.makepyfile("import pytest\n" + tests)
+        return suite.run("-rsxXfE", *options)
 
     return run
 

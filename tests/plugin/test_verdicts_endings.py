@@ -55,6 +55,7 @@ class Run:
     """A pytest process, and what it notes in its folder."""
 
     def __init__(self, pytester, host):
+        self.pytester = pytester
         self.folder = pytester.path
         self.host = host
         self.process = None
@@ -65,9 +66,9 @@ class Run:
         )
         (self.folder / "test_it.py").write_text(tests + test)
         plugins = ("-p", "pytest_easycluster.plugin", "-p", "no:cacheprovider")
-        command = [sys.executable, "-m", "pytest", *plugins, "--ec-inventory=lab.yaml", "--junitxml=junit.xml", *args]
+        command = [sys.executable, "-mpytest", *plugins, "--ec-inventory=lab.yaml", "--junitxml=junit.xml", *args]
         with open(self.folder / "output", "wb") as output:
-            self.process = subprocess.Popen(
+            self.process = self.pytester.popen(
                 command, cwd=self.folder, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
             )
         return self

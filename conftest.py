@@ -28,6 +28,25 @@ else:
 
 pytest_plugins = ["pytester"]
 
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """More workers than processors: half of the time a test waits, for processes to start or for time to pass."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ or not hasattr(os, "sched_getaffinity"):
+        return None
+    return len(os.sched_getaffinity(0)) + 2
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Have workers that are done take work from others: one may have all the tests that take long."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 TESTS = Path(__file__).parent / "tests"
 
 # Long enough for a far side to notice that nobody is there (2 s) on a machine that does other things too.

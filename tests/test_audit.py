@@ -454,8 +454,10 @@ def test_a_dash_prints_the_log(folder):
     words = ["-S", "-k", str(folder), "-p", "0", "-b", "127.0.0.1", "--audit", "-"]
     command = [sys.executable, "-m", "easycluster", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        process.stdout.readline()
-        assert json.loads(process.stdout.readline())["what"] == "started"
+        began = process.stdout.readline(), process.stdout.readline()
         process.terminate()
-        assert json.loads(process.stdout.readline())["what"] == "stopped"
         assert process.wait(SOON) == 0
+        ended = process.stdout.read().splitlines()
+    assert json.loads(began[0])["what"] == "started"
+    assert began[1].startswith("listening on 127.0.0.1:")
+    assert [json.loads(line)["what"] for line in ended] == ["stopped"]

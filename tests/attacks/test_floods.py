@@ -283,13 +283,15 @@ def test_an_ipv4_peer_of_an_ipv6_socket_counts_as_ipv4(allowed, source, served):
 
 def link_local():
     """Return a link-local address of this machine and its interface, or None."""
+    found = []
     with contextlib.suppress(OSError), open("/proc/net/if_inet6") as lines:
         for line in lines:
             digits, index, _, scope, _, name = line.split()
             if scope == "20":
                 address = ":".join(digits[i : i + 4] for i in range(0, 32, 4))
-                return address, int(index, 16), name
-    return None
+                # One that is no device may lead to a namespace, and go when another test ends.
+                found.append((not os.path.exists(f"/sys/class/net/{name}/device"), (address, int(index, 16), name)))
+    return min(found)[1] if found else None
 
 
 @pytest.mark.parametrize(("allowed", "served"), [("fe80::/10", True), ("::1", False)])

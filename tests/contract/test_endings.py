@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 import warnings
@@ -552,7 +553,8 @@ def test_the_far_side_ends_when_the_client_is_killed(run_client):
 )
 @pytest.mark.fault("interpreter-exit")
 def test_the_far_side_ends_when_the_client_does(run_client, last_words, code, error, outcome):
-    process = run_client(BUSY + last_words)
+    # It ends when its input does, and not while we still look at what is there.
+    process = run_client(f"{BUSY}sys.stdin.read()\n{last_words}", stdin=subprocess.PIPE)
     pids = far_side_of(process)
     with outcome.works():
         _, written = process.communicate(timeout=20)

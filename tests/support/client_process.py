@@ -32,7 +32,7 @@ def run_client(request, transport, tmp_path):
     }[transport.name]()
     started = []
 
-    def run(code):
+    def run(code, stdin=subprocess.DEVNULL):
         script = tmp_path / f"client{len(started)}.py"
         script.write_text(
             "import os, signal, sys, threading, time\n"
@@ -42,7 +42,7 @@ def run_client(request, transport, tmp_path):
         )
         process = subprocess.Popen(
             [sys.executable, str(script)],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -62,8 +62,12 @@ class WaitingLine:
         self._mine: Dict[int, Tuple[int, int]] = {}
 
     def join(self, ticket: int, record: Record) -> None:
-        """Get in line; who is in it keeps his place."""
+        """Get in line; who is in it keeps his place, also if he wants something else now."""
         if ticket in self._mine:
+            fd, _number = self._mine[ticket]
+            known = self._read(fd)
+            if known.get("wanted") != record["wanted"]:
+                self._write(fd, dict(record, since=known.get("since", record["since"])))
             return
         for number in range(MOST_WAITING):
             fd = self._open_file(f".waiting-{number}", True)

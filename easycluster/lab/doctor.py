@@ -81,9 +81,8 @@ def examine(
         found = []
         for entry in hosts:
             # A thread that is late may still write to its own.
-            diagnosis = Diagnosis(
-                entry.name, list(started[entry.name].findings), started[entry.name].seconds or timeout
-            )
+            late = started[entry.name]
+            diagnosis = Diagnosis(entry.name, list(late.findings), late.seconds or timeout, late.skipped)
             if entry.name in errors:
                 fix = "look at what it says; if it makes no sense, report it as a fault of EasyCluster"
                 exc = errors[entry.name]
@@ -195,9 +194,8 @@ class _Examination:
             after = time.time()
             best = min(best, (there - (before + after) / 2, after - before), key=lambda one: one[1])
         ahead, unsure = best
-        text = (
-            f"{abs(ahead):.3g} s {'ahead of' if ahead > 0 else 'behind'} this machine's (to {unsure / 2 * 1000:.1f} ms)"
-        )
+        way = "ahead of" if ahead > 0 else "behind"
+        text = f"{abs(ahead):.3f} s {way} this machine's, give or take {unsure / 2 * 1000:.1f} ms"
         fix = "let both machines follow a time server: timedatectl set-ntp true, or chronyd"
         if abs(ahead) > CLOCK_WARN:
             self.add("clock", "fail" if abs(ahead) > CLOCK_FAIL else "warn", text, fix)

@@ -27,7 +27,7 @@ class HostStatus:
     Attributes:
         name: Its name.
         lock: The name of its own lock.
-        holders: Who holds, has reserved or waits for what there; those who wait in the order of the line.
+        holders: Who holds, has reserved or waits for what there: the host itself first, those who wait at the end.
         trouble: Why that is not known, ``""`` if it is.
     """
 
@@ -74,6 +74,7 @@ def look_around(inventory: Inventory, hosts: Iterable[HostEntry], timeout: float
                 continue
             seen.add(key)
             mine.append(holder)
+        mine.sort(key=lambda one: (one.mode == "waiting", one.name != lock))
         trouble = troubles.get(entry.name, "")
         if not entry.enabled:
             trouble = f"disabled: {entry.reason}" if entry.reason else "disabled"

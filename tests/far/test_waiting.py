@@ -95,6 +95,16 @@ def test_asking_again_keeps_the_place(sessions):
     assert second.wait("a") == (["user0"], 2)
 
 
+def test_who_wants_something_else_now_keeps_his_place(sessions):
+    holder, first, second, *_ = sessions
+    holder.take("a", "b")
+    first.wait("a")
+    second.wait("b")
+
+    assert first.wait("b") == (["user0"], 1)
+    assert second.wait("b") == (["user0"], 2)
+
+
 def test_what_is_free_is_not_kept_for_who_waits_for_something_else_too(sessions):
     holder, first, second, *_ = sessions
     holder.take("a")

@@ -20,10 +20,14 @@ from support.labboxes import ACCOUNTS, CHECKOUT, HOSTS
 
 from easycluster.labbox import LabBox, missing
 
+from . import rounds
 from .rows import ROWS
 from .stage import Stage
 
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+ROUNDS_BEGIN, ROUNDS_END = "<!-- rounds: begin -->", "<!-- rounds: end -->"
+# Each for one round at a time.
+ROUND_HOSTS = ("gpu01", "gpu02", "gpu03", "gpu04")
 HEADINGS = ("situation", "EasyCluster", "testinfra 10.2.2", "pytest-mh 1.0.30", "labgrid 26.0.1")
 NOTHING = "-"
 
@@ -31,8 +35,12 @@ NOTHING = "-"
 def parse(words):
     parser = argparse.ArgumentParser(prog="python -m tests.wrong", description="What happens when things go wrong.")
     parser.add_argument("--rows", metavar="A,B", help=f"only these rows: {', '.join(ROWS)}")
+    parser.add_argument("--rounds", metavar="N", type=int, help='instead: rounds of "pull the cable, kill -9"')
+    parser.add_argument("--seed", type=int, default=1, help="of what rounds leave to chance (%(default)s)")
     parser.add_argument("--slack", type=float, default=1.0, help="how many times longer things may take (%(default)s)")
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the table between the comments in FILE")
+    parser.add_argument(
+        "--markdown", metavar="FILE", type=Path, help="write what is printed between the comments in FILE"
+    )
     options = parser.parse_args(words)
     options.names = options.rows.split(",") if options.rows else list(ROWS)
     unknown = [name for name in options.names if name not in ROWS]
@@ -42,11 +50,31 @@ def parse(words):
 
 
 def main(words=None):
-    """Play the rows; return the exit status."""
+    """Do what the command line says; return the exit status."""
     options = parse(words)
     lacking = missing()
     if lacking:
         sys.exit(lacking)
+    return play_rounds(options) if options.rounds else play_rows(options)
+
+
+def play_rounds(options):
+    """Play the rounds; return the exit status."""
+    began = time.monotonic()
+    with LabBox(ROUND_HOSTS, share=[CHECKOUT]) as box, tempfile.TemporaryDirectory(prefix="wrong-") as folder:
+        numbers = range(1, options.rounds + 1)
+        played = rounds.play(
+            box, Path(folder), numbers, ROUND_HOSTS, options.seed, options.slack, lambda one: print(one, flush=True)
+        )
+    text = rounds.render(played)
+    print(f"\n{text}\n\nseed {options.seed}, in {time.monotonic() - began:.0f} s")
+    if options.markdown:
+        write(options.markdown, text, ROUNDS_BEGIN, ROUNDS_END)
+    return 1 if any(one.faults for one in played) else 0
+
+
+def play_rows(options):
+    """Play the rows; return the exit status."""
     seen, faults = {}, {}
     began = time.monotonic()
     with LabBox(HOSTS, users=ACCOUNTS, share=[CHECKOUT]) as box, tempfile.TemporaryDirectory(prefix="wrong-") as folder:

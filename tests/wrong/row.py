@@ -22,6 +22,9 @@ class Peers:
     labgrid: str = ""
 
 
+NOT_RUN = Peers("not run", "not run", "not run")
+
+
 @dataclass(frozen=True)
 class Row:
     """One situation.
@@ -52,7 +55,7 @@ class Rows(dict[str, Row]):
         def take(play: Callable[[Stage], str]) -> Callable[[Stage], str]:
             name = play.__name__
             assert name not in self, name
-            self[name] = Row(name, situation, peers or Peers(), hosts, play)
+            self[name] = Row(name, situation, peers or NOT_RUN, hosts, play)
             return play
 
         return take

@@ -62,7 +62,7 @@ def test_marked(remote_hosts): pass
 """,
         whole_lab=GOOD.format(role="client", key="address", via="ssh"),
     )
-    assert run.code(stage.within(AT_ONCE)) == 2
+    assert run.code(stage.within(AT_ONCE)) == 2, run.output
     run.says("test_it.py:", "'clinet'", "did you mean 'client'")
     assert "passed" not in run.output
     return (
@@ -133,7 +133,7 @@ def yaml_syntax(stage: Stage) -> str:
 def missing_file(stage: Stage) -> str:
     """The lab file is not where the command line says."""
     run = stage.start(ONE, "--ec-inventory=lba.yaml", lab=None)
-    assert run.code(stage.within(AT_ONCE)) == 4
+    assert run.code(stage.within(AT_ONCE)) == 4, run.output
     run.says("lba.yaml", "No such file")
     assert "INTERNALERROR" not in run.output
     assert "Traceback" not in run.output
@@ -152,8 +152,8 @@ def missing_file(stage: Stage) -> str:
 def no_lab(stage: Stage) -> str:
     """Plain pytest."""
     run = stage.start(ONE + "def test_without(): pass\ndef test_node(gpu_node): pass\n", "-rs", lab=None)
-    assert run.code(stage.within(AT_ONCE)) == 0
-    assert run.words == {"test_it": "SKIPPED", "test_without": "PASSED", "test_node": "SKIPPED"}
+    assert run.code(stage.within(AT_ONCE)) == 0, run.output
+    run.gave(test_it="SKIPPED", test_without="PASSED", test_node="SKIPPED")
     run.says("--ec-inventory")
     return "lab tests are skipped and say what to give, the others run; exit 0"
 
@@ -177,7 +177,7 @@ def test_leak(ec):
         lab="vars: {bmc_pass: !secret '${BMC_PASS}'}\n",
         environ={"BMC_PASS": "hunter2-secret"},
     )
-    assert run.code() == 1
+    assert run.code() == 1, run.output
     run.says("it is ***", "seen: it is ***")
     for text in (run.output, run.junit):
         assert "hunter2-secret" not in text, text

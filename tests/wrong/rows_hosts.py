@@ -47,9 +47,9 @@ def test_other(ec): assert ec.hosts["gpu02"].answer() == 42
 """
     )
 
-    assert run.code(stage.within(CONNECT + 2)) == 16
+    assert run.code(stage.within(CONNECT + 2)) == 16, run.output
     lost = dict.fromkeys(("test_one", "test_two", "test_three"), "LOST")
-    assert run.words == {**lost, "test_without": "PASSED", "test_other": "PASSED"}
+    run.gave(**lost, test_without="PASSED", test_other="PASSED")
     run.says(f"gpu01 lost: 3 tests (ssh root@{stage.gpu.address})", "Connection refused", "2 passed, 3 lost")
     assert "Traceback" not in run.output
     assert "INTERNALERROR" not in run.output
@@ -69,8 +69,8 @@ def test_uses_it(remote_hosts): remote_hosts["gpu01"].answer()
 def test_uses_other(remote_hosts): assert remote_hosts["gpu02"].answer() == 42
 """)
 
-    assert run.code(stage.within(CONNECT + 2)) == 16
-    assert run.words == {"test_names_it": "PASSED", "test_uses_it": "LOST", "test_uses_other": "PASSED"}
+    assert run.code(stage.within(CONNECT + 2)) == 16, run.output
+    run.gave(test_names_it="PASSED", test_uses_it="LOST", test_uses_other="PASSED")
     stage.clean(time.monotonic())
     return "exit 16: 1 LOST, 2 passed; connecting is always lazy"
 
@@ -87,7 +87,7 @@ def silent(stage: Stage) -> str:
     stage.gpu.thaw()
 
     assert code == 16
-    assert run.words == dict.fromkeys(("test_one", "test_two", "test_three"), "LOST")
+    run.gave(**dict.fromkeys(("test_one", "test_two", "test_three"), "LOST"))
     first, *others = run.times.values()
     assert CONNECT / 2 < first < stage.within(CONNECT + 0.5), run.times
     assert sum(others) < stage.within(0.5), run.times
@@ -113,8 +113,8 @@ def link_killed(stage: Stage) -> str:
     stage.gpu.inside("pkill", "-KILL", "-f", SESSIONS)
     killed = time.monotonic()
 
-    assert run.code() == 16
-    assert run.words == {"test_one": "PASSED", "test_two": "LOST", "test_three": "PASSED"}
+    assert run.code() == 16, run.output
+    run.gave(test_one="PASSED", test_two="LOST", test_three="PASSED")
     took = time.monotonic() - killed
     assert took < stage.within(3.0), took
     run.says("gpu01 lost: 1 test", "into rebuild(); answers again", "last output: md0: resync 41%", "2 passed, 1 lost")
@@ -133,9 +133,9 @@ def frozen(stage: Stage) -> str:
     stage.gpu.inside("pkill", "-STOP", "-f", SESSIONS)
     stopped = time.monotonic()
     try:
-        assert run.code() == 16
+        assert run.code() == 16, run.output
         took = time.monotonic() - stopped
-        assert run.words == {"test_one": "PASSED", "test_two": "LOST", "test_three": "PASSED"}
+        run.gave(test_one="PASSED", test_two="LOST", test_three="PASSED")
         assert LEASE - 0.6 < took < stage.within(LEASE + 2.5), took
         run.says("no heartbeat for 1.5 s", "into rebuild(); answers again")
         # What was behind the frozen process has ended by itself.
@@ -162,8 +162,8 @@ def test_changes(remote_hosts):
     cut = time.monotonic()
 
     took = stage.clean(cut, LEASE + 2, near=False)
-    assert run.code(stage.within(LEASE + CONNECT + 4)) == 16
-    assert run.words == {"test_changes": "LOST"}
+    assert run.code(stage.within(LEASE + CONNECT + 4)) == 16, run.output
+    run.gave(test_changes="LOST")
     stage.clean(time.monotonic())
     return (
         f"{took:.1f} s later (lease 1.5 s) undone, no process and no lock left, with the cable still out; LOST, exit 16"
@@ -184,8 +184,8 @@ def test_next(remote_hosts):
     assert remote_hosts[0].answer() == 42
 """)
 
-    assert run.code() == 1
-    assert run.words == {"test_crash": "CRASHED", "test_next": "PASSED"}
+    assert run.code() == 1, run.output
+    run.gave(test_crash="CRASHED", test_next="PASSED")
     run.says("SIGSEGV", "dma: bad descriptor", "in crash", "CRASHED test_it.py::test_crash", "1 failed, 1 passed")
     stage.clean(time.monotonic())
     return "CRASHED with signal, last words and stack; undone before the next test, which passes; exit 1"
@@ -193,13 +193,65 @@ def test_next(remote_hosts):
 
 @HOST_ROWS.add("a reboot nobody asked for")
 def unasked_reboot(stage: Stage) -> str:
-    """The plug is pulled and put in again in the middle of a call."""
-    run = stage.start(IN_TEST_TWO)
+    """The plug is pulled and put in again in the middle of a call, with an undo pending."""
+    run = stage.start("""
+pytestmark = pytest.mark.ec_hosts("gpu", where="name == 'gpu01'")
+def test_one(remote_hosts): assert remote_hosts[0].answer() == 42
+def test_two(remote_hosts):
+    remote_hosts[0].calibrate()
+    remote_hosts[0].rebuild(reached)
+def test_three(remote_hosts):
+    assert remote_hosts[0].run(["cat", "/root/state"]).stdout == "as it was\\n"
+""")
     run.wait_for()
     stage.gpu.reset()
 
-    assert run.code() == 1
-    assert run.words == {"test_one": "PASSED", "test_two": "CRASHED", "test_three": "PASSED"}
-    run.says("Kernel log of gpu01 before it rebooted")
+    assert run.code() == 1, run.output
+    run.gave(test_one="PASSED", test_two="CRASHED", test_three="PASSED")
+    run.says("Kernel log of gpu01 before it rebooted", "gpu01: undid after a reboot or loss of power")
     stage.clean(time.monotonic())
-    return "CRASHED (another boot id) with the kernel's log, test 3 passes on the new system; exit 1"
+    return (
+        "CRASHED (another boot id) with the kernel's log; on the new system everything is undone before test 3, "
+        "which passes; exit 1"
+    )
+
+
+@HOST_ROWS.add("a reboot under a lock")
+def reboot_lock(stage: Stage) -> str:
+    """A test reboots its host, and somebody else asks for it as soon as it is back."""
+    run = stage.start("""
+@pytest.mark.ec_destructive
+@pytest.mark.ec_hosts("gpu", where="name == 'gpu01'")
+def test_reboots(remote_hosts):
+    (host,) = remote_hosts
+    host.undo("echo as it was >/root/state")
+    host.run("echo changed >/root/state", check=True)
+    reached()
+    host.reboot()
+    assert host.answer() == 42
+    assert host.run(["cat", "/root/state"]).stdout == "changed\\n"
+    say("back")
+    while not os.path.exists(os.path.join(HERE, "go")):
+        time.sleep(0.01)
+""")
+    run.wait_for()
+    stage.gpu.wait_for_boot(stage.gpu_boot)
+    other = stage.start(
+        """
+@pytest.mark.ec_hosts("gpu", where="name == 'gpu01'")
+def test_other(remote_hosts): pass
+""",
+        "--ec-wait=0s",
+    )
+    assert other.code() == 16, other.output
+    other.gave(test_other="BUSY")
+    run.wait_for("back")
+    (run.folder / "go").touch()
+
+    assert run.code() == 0, run.output
+    run.gave(test_reboots="PASSED")
+    stage.clean(time.monotonic())
+    return (
+        "the host comes back with another boot id, its lease and its pending undo; others stay BUSY throughout; "
+        "then it is undone, and nothing is left"
+    )

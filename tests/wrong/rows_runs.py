@@ -37,7 +37,7 @@ def ctrl_c(stage: Stage) -> str:
     run.tell(signal.SIGINT, group=True)
     began = run.began
 
-    assert run.code(stage.within(2.0)) == 2
+    assert run.code(stage.within(2.0)) == 2, run.output
     run.says("Ended: SIGINT")
     assert "test_next" not in run.words
     assert "<testsuite " in run.junit
@@ -53,7 +53,7 @@ def killed(stage: Stage) -> str:
     run.tell(signal.SIGKILL)
     began = run.began
 
-    assert run.code() == -signal.SIGKILL
+    assert run.code() == -signal.SIGKILL, run.output
     took = stage.clean(began, GONE)
     return f"undone, unlocked and nothing left on either side after {took:.1f} s"
 
@@ -77,9 +77,9 @@ def test_two(): pass
     run.tell(signal.SIGTERM)
     began = run.began
 
-    assert run.code(stage.within(3.0)) == 2
+    assert run.code(stage.within(3.0)) == 2, run.output
     assert (run.folder / "teardown-done").exists(), run.output
-    assert run.words == {"test_one": "PASSED"}
+    run.gave(test_one="PASSED")
     assert 'name="test_one"' in run.junit
     stage.clean(began, run.seconds + GONE)
     return f"the teardown goes on to its end, exit 2 after {run.seconds:.1f} s, reports written, undone, nothing left"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -71,6 +70,12 @@ def change(state="/root/state"):
     daemon = "trap '' HUP TERM; sleep 86402 & sleep 86403"
     subprocess.check_call('setsid sh -c "%s" >/dev/null 2>&1 &' % daemon, shell=True)
 
+def calibrate():
+    """Change only what a loss of power does not change back."""
+    easycluster.undo("echo as it was >/root/state")
+    with open("/root/state", "w") as file:
+        file.write("changed\\n")
+
 def rebuild(reached=None):
     """A long call."""
     print("md0: resync 41%", flush=True)
@@ -103,6 +108,9 @@ def reached():
 
 OPTIONS = ("-v", "-p", "no:cacheprovider", "-p", "pytest_easycluster.plugin", "--junitxml=junit.xml")
 
+# Elements of JUnit, and what they mean where no verdict of ours is told.
+WORDS = {"failure": "FAILED", "error": "ERROR", "skipped": "SKIPPED"}
+
 # What a host has that a run can leave: one line each.  sshd's own processes are not among it: how long one waits for
 # a peer that fell silent is sshd's business.
 INSPECT = """
@@ -121,7 +129,11 @@ for name in os.listdir("/proc"):
     program = head.partition("(")[2]
     if tail.split()[0] not in "ZX" and not program.startswith("sshd"):
         found.append("process %s: %s" % (program, words[:150]))
-for path in glob.glob("/var/tmp/easycluster-locks/*"):
+paths = glob.glob("/var/tmp/easycluster-locks/**", recursive=True)
+for path in [path for path in paths if os.path.isfile(path)]:
+    if "/undo-" in path:
+        found.append("pending undo " + path)
+        continue
     with open(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,7 +156,10 @@ print("\\n".join(found))
 
 def state_of(host: BoxHost) -> set[str]:
     """What a host has now that a run can leave or change, looked at without the network."""
-    lines = host.inside(sys.executable, "-I", "-S", "-c", INSPECT).splitlines()
+    try:
+        lines = host.inside(sys.executable, "-I", "-S", "-c", INSPECT).splitlines()
+    except subprocess.CalledProcessError as exc:
+        raise AssertionError(f"{host.name} cannot be looked at: {exc.stderr}") from None
     # The directory stays, with empty files that nobody has locked.
     return {line for line in lines if line != "file /var/tmp/easycluster-locks"}
 
@@ -225,14 +240,23 @@ class Run:
 
     @property
     def words(self) -> dict[str, str]:
-        """The verdicts of ``-v``, by test."""
-        return dict(re.findall(r"::(\w+) ([A-Z]+) ", self.output))
+        """The verdict on each test, as the JUnit report has it."""
+        found = {}
+        for case in ElementTree.fromstring(self.junit).iter("testcase"):
+            told = [one.get("value") for one in case.iter("property") if one.get("name") == "ec_verdict"]
+            tags = [WORDS[part.tag] for part in case if part.tag in WORDS]
+            found[str(case.get("name"))] = str((told or tags or ["PASSED"])[0])
+        return found
 
     @property
     def times(self) -> dict[str, float]:
         """How long each test took."""
         cases = ElementTree.fromstring(self.junit).iter("testcase")
         return {str(case.get("name")): float(case.get("time", "0")) for case in cases}
+
+    def gave(self, **verdicts: str) -> None:
+        """Make sure that these tests ended so, and no others began."""
+        assert self.words == verdicts, f"{self.words}, not {verdicts}:\n{self.output}"
 
     def says(self, *texts: str) -> None:
         """Make sure that each of these stands in the output."""
@@ -269,6 +293,8 @@ class Stage:
         self.folder = folder
         self.slack = slack
         self.runs: list[Run] = []
+        # The boot id of its gpu01 when the row began.
+        self.gpu_boot = ""
         self._before: dict[str, set[str]] = {}
 
     @property
@@ -279,6 +305,7 @@ class Stage:
     def begin(self, hosts: Iterable[str] = ("gpu01",)) -> None:
         """Remember what hosts are like."""
         self._before.clear()
+        self.gpu_boot = self.gpu.boot_id
         for name in hosts:
             self.box[name].inside("sh", "-c", f"echo as it was >{STATE}")
             self._before[name] = state_of(self.box[name])
@@ -332,9 +359,9 @@ class Stage:
             After how many seconds it was.
         """
         while True:
-            moment = time.monotonic()
             left = [what for run in self.runs for what in run.left()] if near else []
             left += self.differences()
+            moment = time.monotonic()
             if not left:
                 return moment - since
             assert moment - since < self.within(promised), f"left after {moment - since:.1f} s: " + "; ".join(left)

@@ -16,7 +16,18 @@ __all__ = ["COMMANDS", "make_parser"]
 COMMANDS = ("check", "show", "doctor", "status", "reserve", "release", "schema", "labbox")
 
 _EPILOG = """\
-Begin with a key, and copy it to the machines of both sides:
+A lab is a file of hosts (docs/lab_inventory.md). Commands on it take patterns
+of hosts and the file, in any order; without a file it is EC_INVENTORY, or the
+ec_inventory of pytest's configuration here:
+
+  easycluster check lab.yaml           is the file right?
+  easycluster doctor lab.yaml          can its hosts be used, and if not, why?
+  easycluster status gpu lab.yaml      who has those with role gpu?
+  easycluster reserve gpu07 --for 4h lab.yaml
+  easycluster release gpu07 lab.yaml
+
+A server is for hosts without ssh. Begin with a key, and copy it to the machines
+of both sides:
 
   easycluster -g lab.key
   easycluster -S -k lab.key -b 192.0.2.10
@@ -28,6 +39,9 @@ or one for each client, in a folder; what is deleted there is withdrawn:
 
 The key proves who is there; it does not encrypt. Whoever holds it runs any code
 as the server's user. Where there is ssh, use that: it needs no server.
+
+It ends with 0 if all is well, 1 if something could not be done, 2 for a wrong
+command line, 4 for a lab file with faults.
 """
 
 
@@ -36,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="easycluster",
         usage="%(prog)s [options]\n       %(prog)s COMMAND ...",
-        description="Make keys for the EasyCluster server, run it, and install it as a service; check lab files.",
+        description="Look after the hosts of a lab; make keys for the EasyCluster server, run it, and install it.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

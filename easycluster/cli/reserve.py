@@ -34,7 +34,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "reserve",
         help="keep hosts of a lab for yourself for a while",
-        description="Keep hosts for yourself. It ends by itself, and until then outlives this command and this machine.",
+        description="Keep hosts for yourself for a while. It is noted on the hosts, and ends by itself.",
         epilog=_EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
     )

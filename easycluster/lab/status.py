@@ -89,8 +89,8 @@ def rows(states: Sequence[HostStatus]) -> list[list[tuple[str, str]]]:
         if state.trouble:
             kind = "dim" if state.trouble.startswith("disabled") else "fail"
             word = "disabled" if kind == "dim" else "unreachable"
-            text = state.trouble.removeprefix("disabled: ").removeprefix("disabled").splitlines()
-            found.append([(state.name, ""), ("", ""), (word, kind), *[("", "")] * 3, (" ".join(text), "")])
+            text = state.trouble.removeprefix("disabled: ").removeprefix("disabled").partition("\n")[0]
+            found.append([(state.name, ""), ("", ""), (word, kind), *[("", "")] * 3, (text, "")])
         elif state.is_free:
             found.append([(state.name, ""), ("host", ""), ("free", "ok"), *[("", "")] * 4])
         name = state.name

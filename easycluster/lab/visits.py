@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -110,4 +111,5 @@ def visit_all(
 def _sentence(name: str, exc: Exception) -> str:
     if not isinstance(exc, (EasyClusterError, OSError, ValueError)):
         return f"{type(exc).__name__}: {exc}"
-    return str(exc).removeprefix(f"{name}: ")
+    # The table has the host in front.
+    return re.sub(rf"^{re.escape(name)}( \(\S*\))?: ", "", str(exc))

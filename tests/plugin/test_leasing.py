@@ -177,7 +177,7 @@ def test_a_busy_host_is_an_error_that_names_who_has_it(suite):
     result.stdout.fnmatch_lines(
         ["gpu02 busy: 1 test*", f'*in use by * pid {os.getpid()} since ??:?? "calibration" (waited 1* s)']
     )
-    result.stderr.fnmatch_lines(['lab: waiting for gpu02: in use by *"calibration" (at most * s more)'])
+    result.stderr.fnmatch_lines(['lab: waiting for gpu02: in use by *"calibration" (1st in line, at most * s more)'])
 
 
 def test_what_a_test_leaves_behind_is_named_with_the_test(suite):

@@ -15,6 +15,7 @@ then the locks go with the process.  The near side asks by way of the keeper, in
     {"op": "recover", "lock"}                          -> {"undone": [...], "failures": [...], "in_the_way": [record]}
     {"op": "carry", "seconds"}                                             -> {"boot": str}
     {"op": "resume"}                                                       -> {}
+    {"op": "asked", "boot"}                                                -> {"asked": bool}
     {"op": "restart", "command"}                                           -> {"error": str}
     {"op": "adopt", "lock", "token"}                                       -> {"levels": [int]}
     {"op": "undo", "level": int}                                           -> {"failures": [...]}
@@ -196,11 +197,14 @@ class Holdings:
         return self._recovery.recover(self._lock_directory(question), question["lock"])
 
     def _do_carry(self, question: Plain) -> Plain:
-        return {"boot": self._recovery.carry(float(question["seconds"]))}
+        return {"boot": self._recovery.carry(self._lock_directory(question), float(question["seconds"]))}
 
     def _do_resume(self, question: Plain) -> Plain:
-        self._recovery.resume()
+        self._recovery.resume(self._lock_directory(question))
         return {}
+
+    def _do_asked(self, question: Plain) -> Plain:
+        return {"asked": self._lock_directory(question).was_asked(question["boot"])}
 
     def _do_restart(self, question: Plain) -> Plain:
         return {"error": restart(question.get("command") or "", self.undo.leave)}

@@ -7,6 +7,7 @@ holds it (flock(2)), so none can be left over.  A resource has as many files as 
         .gate                          held for the moment of every look and every change
         gpu01.0  gpu01.1               one holder each: who it is, as JSON; held as long as it is locked
         gpu01.reserved                 for whom it is kept, and until when
+        .boots                         which boots were ended by somebody who said so
         .waiting-0                     who waits, see easycluster.far.waiting
 
 A file is opened with ``O_CREAT`` only where there is none: with fs.protected_regular (proc(5)) root may not open the
@@ -40,6 +41,8 @@ LONGEST_RECORD = 4096
 # What could not be undone while nobody was left to tell, and who took what from whom by force.
 LOG, FORCE_LOG = "undo.log", "force.log"
 LONGEST_LOG = 1 << 20
+# Boots that were ended on purpose: those who ask know the last one that they saw.
+BOOTS, MOST_BOOTS = ".boots", 32
 
 Record = Dict[str, Any]
 
@@ -93,9 +96,10 @@ class LockDirectory:
             now = time.time()
             for one in wanted:
                 self._lock(one["name"], dict(info, mode=one["mode"], since=now))
-                if self._reservation(one["name"]).get("once"):
+                kept = self._reservation(one["name"])
+                if kept.get("once"):
                     # It was kept for this, and has served.
-                    self._write_reservation(one["name"], {})
+                    self._write_reservation(one["name"], _valid(kept.get("earlier")))
         return []
 
     def wait(self, wanted: Sequence[Record], info: Record, ticket: int, waited: float) -> Tuple[List[Record], int]:
@@ -167,8 +171,11 @@ class LockDirectory:
                 now = time.time()
                 record = {key: value for key, value in info.items() if key != "force"}
                 for name in names:
-                    kept = {"mode": "reserved", **record, "since": now, "until": now + seconds} if seconds > 0 else {}
-                    self._write_reservation(name, kept)
+                    before = self._reservation(name) if info.get("once") else {}
+                    # Somebody's own reservation holds again when the one over his reboot has served.
+                    earlier = _valid(before.get("earlier") if before.get("once") else before)
+                    kept = {"mode": "reserved", **record, "since": now, "until": now + seconds, "earlier": earlier}
+                    self._write_reservation(name, kept if seconds > 0 else earlier)
             return others
 
     def holders(self, names: Optional[Sequence[str]] = None) -> List[Record]:
@@ -181,6 +188,27 @@ class LockDirectory:
                 if kept:
                     found.append(dict(kept, name=name))
             return found
+
+    def note_boot(self, boot: str, asked: bool) -> None:
+        """Note whether somebody is about to end a boot: whoever finds another one knows then that it is no crash."""
+        fd = self._open(BOOTS)
+        try:
+            with _Gate(self._gate, self.path):
+                noted = [one for one in _read(fd).get("asked") or [] if one != boot]
+                _write(fd, {"asked": [*noted, boot][-MOST_BOOTS:] if asked else noted})
+        finally:
+            os.close(fd)
+
+    def was_asked(self, boot: str) -> bool:
+        """Whether somebody said that he was about to end a boot."""
+        fd = self._open(BOOTS, create=False)
+        if fd < 0:
+            return False
+        try:
+            with _Gate(self._gate, self.path):
+                return boot in (_read(fd).get("asked") or [])
+        finally:
+            os.close(fd)
 
     def log(self, text: str, name: str = LOG) -> None:
         """Append a line to a log of the directory, which begins anew when it is long."""
@@ -267,8 +295,7 @@ class LockDirectory:
             record = _read(fd)
         finally:
             os.close(fd)
-        until = record.get("until")
-        return record if isinstance(until, (int, float)) and until > time.time() else {}
+        return _valid(record) or _valid(record.get("earlier"))
 
     def _write_reservation(self, name: str, record: Record) -> None:
         fd = self._open(f"{_file_name(name)}.reserved", create=bool(record))
@@ -336,6 +363,12 @@ class _Gate:
 
     def __exit__(self, *_exc: object) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+
+def _valid(record: Any) -> Record:
+    """A reservation, or nothing if it is none or over."""
+    until = record.get("until") if isinstance(record, dict) else None
+    return record if isinstance(until, (int, float)) and until > time.time() else {}
 
 
 def _open_directory(path: str) -> int:

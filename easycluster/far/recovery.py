@@ -161,10 +161,11 @@ class Recovery:
 
     # A reboot that was asked for ---------------------------------------------------------------------
 
-    def carry(self, seconds: float) -> str:
+    def carry(self, locks: LockDirectory, seconds: float) -> str:
         """Leave what is to be undone for the session after the reboot that comes now.
 
         Args:
+            locks: The host's; others find there that the reboot was asked for.
             seconds: How long to wait for it.
 
         Returns:
@@ -181,10 +182,12 @@ class Recovery:
         self._carried_until = time.monotonic() + seconds
         # That is how a system ends its processes, and it must not have to wait for us.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        locks.note_boot(boot_id(), True)
         return boot_id()
 
-    def resume(self) -> None:
+    def resume(self, locks: LockDirectory) -> None:
         """There is no reboot after all."""
+        locks.note_boot(boot_id(), False)
         self._carried_until = None
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from easycluster.errors import ConnectError, ConnectionClosed, SessionError
 from easycluster.lab.boots import HostIsOff
@@ -64,6 +64,8 @@ class HostConnection:
         # Called before the next use of a session that is new: leases that have the host hold nothing there yet.
         self.after_open: Callable[[], None] = lambda: None
         self._is_new = False
+        # Asked whether somebody else has had the host rebooted.
+        self.was_asked: Callable[[Any, str], bool] = lambda client, boot: False
         # How often somebody wanted the client, to tell whether a test has touched the host.
         self.uses = 0
         # Why the host must not be used any more in this run: it could not be set back.
@@ -151,7 +153,8 @@ class HostConnection:
     def _meet(self, client: Client) -> None:
         """Find out whether this is still the boot that we know."""
         before, self.boot_id = self.boot_id, boot_id(client) or self.boot_id
-        if before and before != self.boot_id and not self.may_reboot:
+        changed = before and before != self.boot_id
+        if changed and not self.may_reboot and not self.was_asked(client, before):
             self._reboots.append(kernel_log(client))
         self.may_reboot = False
 
@@ -191,6 +194,24 @@ class HostConnection:
         own = self._entry.timeouts.get("connect", DEFAULT_CONNECT_TIMEOUT)
         entry = replace(self._entry, timeouts={**self._entry.timeouts, "connect": min(timeout, own)})
         return self._dialer(entry, self._definitions(), self._take_in)
+
+    def come_back(self, end: float) -> Client:
+        """The client of a host that somebody else reboots; tries again until ``end`` on the monotonic clock.
+
+        Raises:
+            ConnectError: If it does not answer by then.
+        """
+        self.may_reboot = True
+        while True:
+            self.drop_lost()
+            self.memory.forget()
+            try:
+                self._open(counts=False)
+                return self.session()
+            except (ConnectError, SessionError):
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.5)
 
     def let_go(self, client: Client) -> None:
         """Forget a client that is closed; the next use connects anew."""

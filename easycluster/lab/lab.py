@@ -16,6 +16,7 @@ from easycluster.lab.dial import dial
 from easycluster.lab.host import Host, host_class
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.leases import LeasedHosts, Leases
+from easycluster.lab.overboot import was_asked
 from easycluster.lab.parallel import run_all
 from easycluster.lab.patterns import narrowed
 from easycluster.lab.reader import read_inventory
@@ -70,6 +71,7 @@ class Lab:
         self.leases = Leases(self)
         for host in self._every.values():
             host._connection.after_open = partial(self.leases.take_again, host)
+            host._connection.was_asked = partial(was_asked, self.leases)
         self.hosts = Hosts(
             self._every[name] for name, entry in inventory.hosts.items() if entry.enabled and not entry.left_out
         )

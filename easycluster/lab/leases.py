@@ -274,7 +274,8 @@ class Leases:
     def _info_of(self, lease: Lease) -> dict[str, Any]:
         """What others see, and whether they may come first: not where they might wait for us, who hold something."""
         holding = any(part.wanted for other in self._open for part in other._parts.values())
-        return {**self._info, "label": lease.label or self.label, "holding": holding}
+        boots = any(part.boots for part in lease._parts.values())
+        return {**self._info, "label": lease.label or self.label, "holding": holding, "boots": boots}
 
     def _wanted_in_all(self, part: _Part) -> list[Wanted]:
         return sorted((self._strictest(part, one) for one in part.wanted.values()), key=_by_name)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from easycluster.lab.lab import Lab
     from easycluster.lab.leases import Lease, Leases, _Part
 
-__all__ = ["begin", "bring_back", "carry", "refuse_others", "resume", "take_again"]
+__all__ = ["begin", "bring_back", "carry", "refuse_others", "resume", "take_again", "was_asked"]
 
 # Each action has a time limit of its own.
 _RECOVERY_TIME: Final = 600.0
@@ -108,9 +108,20 @@ def resume(leases: Leases, host: Host) -> None:
         pass  # it is gone after all; the reservation expires
 
 
+def was_asked(leases: Leases, client: Any, boot: str) -> bool:
+    """Whether another run, or another user, has ended that boot of a host on purpose."""
+    if getattr(type(client), "_ask_keeper", None) is None:
+        return False  # a dialer of somebody's own, whose clients have no keeper
+    try:
+        answer = client._ask_keeper({"op": "asked", "boot": boot, "directory": leases.directory}, _ANSWER_TIME)
+    except (SessionError, TimeoutError):
+        return False  # it is gone again
+    return bool(answer.get("asked"))
+
+
 def take_again(leases: Leases, host: Host) -> None:
     """Lock a host anew that was lost or has rebooted; see :meth:`easycluster.lab.Leases.take_again`."""
-    client: Any = host._connection.client()
+    client: Any = host._connection.session()
     with leases._lock:
         held = [lease for lease in leases._open if host.name in lease._parts]
         parts = [lease._parts[host.name] for lease in held]
@@ -177,7 +188,7 @@ def bring_back(lab: Lab, hosts: list[Host]) -> list[Failure]:
 
 
 def _ask(leases: Leases, host: Host, question: dict[str, Any]) -> dict[str, Any]:
-    client: Any = host._connection.client()
+    client: Any = host._connection.session()
     answer: dict[str, Any] = client._ask_keeper({**question, "directory": leases.directory}, _ANSWER_TIME)
     if "fault" in answer:
         raise LeaseError(answer["fault"], host.name)

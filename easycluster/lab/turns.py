@@ -50,6 +50,8 @@ class Turn:
         # The host in whose line we are, and our place there when it was last asked.
         self._part: _Part | None = None
         self._place = 0
+        # Whether somebody in the way may reboot it.
+        self._reboots = False
 
     def wait(self, in_the_way: Sequence[Holder]) -> None:
         """Stand in the line of the host that is in the way until we are called.
@@ -69,7 +71,15 @@ class Turn:
             self._part = part
         seconds = 0.0
         while True:
-            answer = self._ask(part, seconds)
+            try:
+                answer = self._ask(part, seconds)
+            except SessionError:
+                if not self._reboots:
+                    raise
+                # Whoever has it said that he would: we are still waiting for the same host.
+                part.client = part.host._connection.come_back(self._began + self._wait)
+                continue
+            self._reboots = any(record.get("boots") for record in answer["in_the_way"])
             if not answer["in_the_way"]:
                 return
             self._place = answer["place"]

@@ -142,6 +142,40 @@ def test_nobody_else_gets_a_host_that_is_down(run, box):
             take(bob)
 
 
+def test_who_waits_for_a_host_that_is_rebooted_goes_on_waiting_and_sees_no_crash(run):
+    ann, bob, eve = run(), run(), run()
+    assert eve["gpu01"].clock().ticks() == 1000
+    lease, got = take(ann), []
+    thread = threading.Thread(target=lambda: got.append(take(bob, wait=SOON)))
+    thread.start()
+    while not bob.told:
+        time.sleep(0.01)
+
+    ann["gpu01"].reboot(timeout=SOON)
+    ann["gpu01"].power("cycle", timeout=SOON)
+    assert got == []
+    lease.release()
+
+    thread.join()
+    got[0].release()
+    lost(eve["gpu01"])
+    eve.drop_lost()
+    assert eve["gpu01"].clock().ticks() == 1000
+    assert (bob.take_reboots(), eve.take_reboots()) == ({}, {})
+
+
+def test_a_reservation_of_ones_own_holds_over_a_reboot(run):
+    ann, bob = run(), run()
+    ann.leases._info["owner"] = "ann@ci"
+    ann.leases.reserve(ann["gpu01"], 600.0, "for today")
+    with take(ann):
+        ann["gpu01"].reboot(timeout=SOON)
+    with pytest.raises(HostBusy, match="for today"):
+        take(bob)
+    ann.leases.reserve(ann["gpu01"], 0)
+    take(bob).release()
+
+
 def test_what_is_to_be_undone_still_is_after_a_reboot_each_lease_what_is_its_own(run):
     lab = run()
     host = lab["gpu01"]

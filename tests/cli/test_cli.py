@@ -115,10 +115,20 @@ def test_check_explains_every_fault_and_ends_with_4(capsys, tmp_path, monkeypatc
     assert "missing.yaml" in err
 
 
-def test_check_without_a_file_is_a_wrong_command_line(capsys):
-    with pytest.raises(SystemExit, match=r"^2$"):
-        cli.main(["check"])
-    assert "the following arguments are required: FILE" in capsys.readouterr().err
+def test_check_without_a_lab_anywhere_is_a_wrong_command_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EC_INVENTORY", raising=False)
+
+    assert run(capsys, "check") == (2, "", "easycluster check: which lab file? write  easycluster check FILE\n")
+
+
+def test_check_without_a_file_takes_the_lab_of_pytest_here(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EC_INVENTORY", raising=False)
+    (tmp_path / "lab.yaml").write_text("hosts: [gpu01]")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nec_inventory = lab.yaml\n")
+
+    assert run(capsys, "check") == (0, "lab.yaml: 1 host; nothing was connected\n", "")
 
 
 def test_a_word_that_is_no_command_is_refused(capsys):

@@ -175,7 +175,7 @@ def test_a_busy_host_is_an_error_that_names_who_has_it(suite):
 
     assert result.ret != 0
     result.stdout.fnmatch_lines(
-        ["gpu02 busy: 1 test*", f'*in use by * pid {os.getpid()} since ??:?? "calibration" (waited 1* s)']
+        ["gpu02 busy: 1 test*", f'*in use by * pid {os.getpid()} since ??:?? "calibration" (waited 1* s, 1st in line)']
     )
     result.stderr.fnmatch_lines(['lab: waiting for gpu02: in use by *"calibration" (1st in line, at most * s more)'])
 

@@ -31,6 +31,7 @@ _monotonic = time.monotonic
 
 def serve_channel(channel: Any) -> None:
     """Be the keeper of an execnet gateway: runs in its main thread until the session ends."""
+    sys.easycluster_keeper = True  # type: ignore[attr-defined]  # the first stage lets execnet wait for us now
     if hasattr(signal, "alarm"):
         # Of the first stage; from now on there is the lease.
         signal.alarm(0)

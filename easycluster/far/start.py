@@ -17,7 +17,9 @@ and the bundle of :mod:`easycluster.transport.bundle`, whose source is run.  So 
 is there once, before they part, and they share it.  Then the template is forked, and execnet's line is run.
 
 It has 60 s until the keeper runs: on a link that falls silent meanwhile, sshd would let it wait for hours.  If the link
-ends before the bundle is there, it removes ``folder``: the near side has died.
+ends before the bundle is there, it removes ``folder``: the near side has died.  If it ends before the keeper runs
+(``sys.easycluster_keeper``), the process ends at once; execnet would wait 5 s for a task that came with the end and that
+its main thread never got.
 
 ``sys.easycluster_template`` is then ``(socket, process id)``.  The template waits on the other end of that socket for a
 4-byte big-endian length and as many bytes of Python source, which it runs with ``sock`` as a global; it ends when the
@@ -62,9 +64,11 @@ def _start(marker, folder, again):
     sys.path[:] = [entry for entry in sys.path if entry]
     sys.argv[:] = ["-c"]
     line = sys.stdin.readline()
-    if not line:
-        os._exit(0)
-    os.write(1, b"1")
+    try:
+        if not line or not os.write(1, b"1"):
+            _leave(folder)
+    except OSError:
+        _leave(folder)
     import pickle, socket, threading, traceback, typing
     names = {"__name__": "easycluster_bundle"}
     source, _, names["DATA"] = _read(0, folder).partition(b"\\0")
@@ -82,15 +86,19 @@ def _read(fd, folder):
         while count:
             more = os.read(fd, min(count, 65536))
             if not more:
-                if folder:
-                    for name in os.listdir(folder):
-                        os.unlink(os.path.join(folder, name))
-                    os.rmdir(folder)
-                os._exit(0)
+                _leave(folder)
             parts.append(more)
             count -= len(more)
         return b"".join(parts)
     return read(int.from_bytes(read(4), "big"))
+def _leave(folder):
+    try:
+        if folder:
+            for name in os.listdir(folder):
+                os.unlink(os.path.join(folder, name))
+            os.rmdir(folder)
+    finally:
+        os._exit(0)
 def _fork_template():
     import socket
     near, far = socket.socketpair()
@@ -117,6 +125,12 @@ def _become_execnet(text, make_code):
     text, model, io, answer, serve = text.rsplit("\\n", 4)
     code = make_code(text) if make_code else compile(text, "<execnet>", "exec")
     exec(code, globals())
+    wait = WorkerGateway._terminate_execution
+    def terminate(gateway):
+        if not hasattr(sys, "easycluster_keeper"):
+            os._exit(0)
+        wait(gateway)
+    WorkerGateway._terminate_execution = terminate
     exec("\\n".join([model, io, serve]), globals())
 _start(sys.argv[1], sys.argv[2], sys.argv[3:])
 """

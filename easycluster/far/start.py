@@ -18,8 +18,8 @@ is there once, before they part, and they share it.  Then the template is forked
 
 It has 60 s until the keeper runs: on a link that falls silent meanwhile, sshd would let it wait for hours.  If the link
 ends before the bundle is there, it removes ``folder``: the near side has died.  If it ends before the keeper runs
-(``sys.easycluster_keeper``), the process ends at once; execnet would wait 5 s for a task that came with the end and that
-its main thread never got.
+(``sys.easycluster_keeper``), the process ends at once; execnet would wait 5 s for a task that came with the end and
+that its main thread never got.
 
 ``sys.easycluster_template`` is then ``(socket, process id)``.  The template waits on the other end of that socket for a
 4-byte big-endian length and as many bytes of Python source, which it runs with ``sock`` as a global; it ends when the

@@ -16,7 +16,7 @@ import select
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from easycluster.far import folders
 from easycluster.far.fdpass import recv_packet, send_packet
@@ -30,6 +30,9 @@ __all__ = ["fork_sessions", "serve"]
 
 # Seconds that a worker gets to leave by itself when its session ends.
 GRACE = 0.7
+
+# Seconds after a session's start in which no other one is prepared: so long it has better use for the processor.
+SPARE_AFTER = 0.004
 
 
 def serve(sock: socket.socket) -> None:
@@ -64,6 +67,9 @@ class _Template:
         signal.set_wakeup_fd(self._wake_send, warn_on_full_buffer=False)
         for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(ignored, signal.SIG_IGN)
+        # The first worker, forked while the keeper still talks to the near side.
+        self._spare: Optional[_Spare] = None
+        self._spare = _Spare(self)
 
     def run(self) -> None:
         poller = self._poller
@@ -97,17 +103,15 @@ class _Template:
 
     def _obey(self, packet: Dict[str, Any], fds: List[int]) -> None:
         if packet["kind"] == "fork":
-            mine, theirs = socket.socketpair()
-            pid = os.fork()
-            if pid == 0:
-                mine.close()
-                _become_worker(self, packet, fds, theirs)
-            theirs.close()
-            self._add_registrar(mine, pid, packet["settings"])
-            self._workers.add(pid)
+            child, self._spare = self._spare, None
+            if child is None or not child.use(packet, fds):
+                child = _Spare(self, fds)
+                child.use(packet, fds)
+            self._add_registrar(child.registrar, child.pid, packet["settings"])
+            self._workers.add(child.pid)
             for fd in fds:
                 os.close(fd)
-            send_packet(self._sock, {"kind": "forked", "pid": pid})
+            send_packet(self._sock, {"kind": "forked", "pid": child.pid})
         elif packet["kind"] == "directory":
             self._directory = packet["path"]
         elif packet["kind"] == "kill" and packet["pid"] in self._workers:
@@ -134,6 +138,8 @@ class _Template:
         os.close(self._wake_send)
         for sock, _pid, _code in self._registrars.values():
             sock.close()
+        if self._spare is not None:
+            self._spare.close()
         if self._holdings is not None:
             self._holdings.forget()
 
@@ -237,7 +243,47 @@ class _Template:
         holdings.end()
 
 
-def _become_worker(template: _Template, packet: Dict[str, Any], fds: List[int], undo: socket.socket) -> None:
+class _Spare:
+    """A child that becomes a worker once it is told how.
+
+    Args:
+        template: Its parent.
+        others: Descriptors of ours that it must not keep: they are on their way to it.
+
+    Attributes:
+        pid: Its process id.
+        registrar: Where it will register what is to be undone.
+    """
+
+    def __init__(self, template: _Template, others: Sequence[int] = ()) -> None:
+        self._order, order = socket.socketpair()
+        self.registrar, undo = socket.socketpair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self.close()
+            for fd in others:
+                os.close(fd)
+            _become_worker(template, order, undo)
+        order.close()
+        undo.close()
+
+    def use(self, packet: Dict[str, Any], fds: List[int]) -> bool:
+        """Make a worker of it; return whether it was still there."""
+        try:
+            send_packet(self._order, packet, fds)
+        except OSError:
+            self.close()
+            return False
+        self._order.close()
+        return True
+
+    def close(self) -> None:
+        """Close our ends; the child leaves when nobody has them."""
+        self._order.close()
+        self.registrar.close()
+
+
+def _become_worker(template: _Template, order: socket.socket, undo: socket.socket) -> None:
     """Turn this fresh child into a worker.  Does not return."""
     try:
         os.setsid()
@@ -248,6 +294,11 @@ def _become_worker(template: _Template, packet: Dict[str, Any], fds: List[int], 
         template.leave()
         from easycluster.far import worker
 
+        received = recv_packet(order)
+        order.close()
+        if received is None:
+            os._exit(0)
+        packet, fds = received
         control, out, err, stacks, *audit = fds
         packet["settings"]["audit"] = audit
         packet["settings"]["undo"] = undo
@@ -260,11 +311,12 @@ def _become_worker(template: _Template, packet: Dict[str, Any], fds: List[int], 
         os._exit(70)
 
 
-def fork_sessions(sock: socket.socket, start: Optional[Callable[[socket.socket, int], None]] = None) -> None:
+def fork_sessions(sock: socket.socket) -> None:
     """Fork a keeper, with a template of its own, for each socket that arrives.  Does not return.
 
     Run by the process that a TCP server starts for this: it holds no key, the keys of a session
-    reach its keeper over the socket that is passed here.
+    reach its keeper over the socket that is passed here.  After the first session there is one
+    more keeper than sockets, so that the next client does not wait for three forks.
     """
     # All that a session imports, hashlib for its records: see Mac.
     import hashlib  # noqa: F401
@@ -276,32 +328,65 @@ def fork_sessions(sock: socket.socket, start: Optional[Callable[[socket.socket, 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
+    spare: Optional[socket.socket] = None
+    poller = select.poll()
+    poller.register(sock.fileno(), select.POLLIN)
     while True:
         received = recv_packet(sock)
         if received is None:
             os._exit(0)
-        _packet, fds = received
-        pid = os.fork()
-        if pid == 0:
-            try:
-                sock.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                _start_session(fds[0])
-            finally:
-                os._exit(70)
+        packet, fds = received
+        if spare is None or not _send(spare, packet, fds):
+            spare = _fork_session([sock.fileno(), *fds])
+            _send(spare, packet, fds)
+        spare.close()
+        spare = None
         for fd in fds:
             os.close(fd)
+        if not poller.poll(SPARE_AFTER * 1000):
+            spare = _fork_session([sock.fileno()])
 
 
-def _start_session(fd: int) -> None:
+def _send(order: socket.socket, packet: Dict[str, Any], fds: List[int]) -> bool:
+    """Pass a packet on; return whether somebody is there to take it."""
+    try:
+        send_packet(order, packet, fds)
+    except OSError:
+        order.close()
+        return False
+    return True
+
+
+def _fork_session(others: Sequence[int]) -> socket.socket:
+    """Fork a keeper that begins when it gets its socket over the one returned, and leaves when that closes."""
+    mine, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            mine.close()
+            for fd in others:
+                os.close(fd)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _start_session(theirs)
+        finally:
+            os._exit(70)
+    theirs.close()
+    return mine
+
+
+def _start_session(order: socket.socket) -> None:
     os.setsid()
     near, far = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         near.close()
-        os.close(fd)
+        order.close()
         serve(far)
     far.close()
     from easycluster.far import control
 
-    control.serve_listener(socket.socket(fileno=fd), near, pid)
+    received = recv_packet(order)
+    order.close()
+    if received is not None:
+        control.serve_listener(socket.socket(fileno=received[1][0]), near, pid)
+    os._exit(0)

@@ -19,7 +19,7 @@ enums, which takes a quarter as long as the start of Python.)
 
 from __future__ import annotations
 
-import _signal as signal
+import _signal as signal  # type: ignore[import-not-found]  # typeshed leaves it out
 import os
 import select
 import time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -20,6 +21,7 @@ from support.labboxes import CHECKOUT, require_labbox
 from support.processes import wait_until_gone
 
 from easycluster.cli import main
+from easycluster.far.start import OLDEST_PYTHON
 from easycluster.lab import Lab, read_inventory
 from easycluster.lab.doctor import examine
 from easycluster.labbox import LabBox
@@ -230,6 +232,15 @@ def test_a_lock_directory_that_cannot_be_shared_is_found(ward):
         "it has mode 0755, so accounts cannot share it",
         "chmod 1777 /var/tmp/easycluster-locks",
     )
+
+
+def test_what_is_sent_is_for_the_oldest_python_and_imports_nothing_of_ours():
+    source = Path(examine.__code__.co_filename).with_name("vitals.py").read_text()
+    tree = ast.parse(source, feature_version=OLDEST_PYTHON)
+
+    names = {one.name for node in ast.walk(tree) if isinstance(node, ast.Import) for one in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names <= {*sys.stdlib_module_names}
 
 
 def test_what_is_wrong_decides_the_verdict(diagnoses):

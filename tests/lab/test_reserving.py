@@ -94,30 +94,20 @@ def take(lab, *names, wait=0.0):
 # -- reserving -------------------------------------------------------------------------------
 
 
-def test_others_see_who_has_reserved_a_host_why_and_until_when(lab_file, be, say, run):
-    be("ann")
+def test_others_see_who_has_reserved_a_host_and_he_uses_it_from_every_machine(lab_file, be, say, run):
+    be("ann", "desk")
     code, text = say("reserve", "gpu01", "--for", "4h", "--why", "bisecting", "lab.yaml")
     assert code == 0
     assert re.fullmatch(r'gpu01: reserved for ann until (\S+ )?\d\d:\d\d "bisecting"\n', text)
 
-    be("bob")
+    be("bob", "desk")
     with pytest.raises(HostBusy) as caught:
         take(run(), "gpu01")
+    be("ann", "ci")
+    take(run(), "gpu01").release()
 
     pattern = r'gpu01: reserved for ann@desk since \d\d:\d\d until (\S+ )?\d\d:\d\d "bisecting" \(waited .*\)'
     assert re.fullmatch(pattern, str(caught.value))
-
-
-def test_who_has_reserved_a_host_uses_it_from_every_machine(lab_file, be, say, run):
-    be("ann", "desk")
-    say("reserve", "gpu01", "--for", "4h", "lab.yaml")
-
-    be("ann", "ci")
-    with take(run(), "gpu01"):
-        pass
-    be("bob", "desk")
-    with pytest.raises(HostBusy):
-        take(run(), "gpu01")
 
 
 def test_a_reservation_ends_by_itself_and_who_waits_gets_the_host(lab_file, be, say, run):
@@ -133,20 +123,11 @@ def test_a_reservation_ends_by_itself_and_who_waits_gets_the_host(lab_file, be, 
     assert say("status", "gpu01", "lab.yaml")[1].splitlines()[1].split() == ["gpu01", "host", "free"]
 
 
-def test_reserving_again_changes_the_time(lab_file, be, say):
-    be("ann")
-    say("reserve", "gpu01", "--for", "1h", "lab.yaml")
-    say("reserve", "gpu01", "--for", "2h", "lab.yaml")
-
-    (host,) = json.loads(say("status", "gpu01", "lab.yaml", "--json")[1])["hosts"]
-    (holder,) = host["holders"]
-    assert 7100 < holder["until"] - time.time() <= 7200
-
-
 def test_all_hosts_are_reserved_or_none_and_what_was_stays(lab_file, be, say):
     be("bob")
     say("reserve", "gpu02", "--for", "1h", "lab.yaml")
     be("ann")
+    say("reserve", "gpu01", "--for", "5h", "--why", "at first", "lab.yaml")
     say("reserve", "gpu01", "--for", "10m", "--why", "before", "lab.yaml")
 
     code, text = say("reserve", "gpu[01:02]", "--for", "4h", "--why", "after", "lab.yaml")
@@ -156,7 +137,7 @@ def test_all_hosts_are_reserved_or_none_and_what_was_stays(lab_file, be, say):
     (host,) = json.loads(say("status", "gpu01", "lab.yaml", "--json")[1])["hosts"]
     (holder,) = host["holders"]
     assert holder["label"] == "before"
-    assert holder["until"] - time.time() <= 600
+    assert 500 < holder["until"] - time.time() <= 600
 
 
 def test_a_host_in_use_can_be_reserved_and_its_run_goes_on(lab_file, be, say, run):
@@ -208,16 +189,18 @@ def test_a_reservation_from_another_machine_is_seen_and_outlives_its_command(lab
 # -- releasing -------------------------------------------------------------------------------
 
 
-def test_only_ones_own_reservation_is_released(lab_file, be, say, run):
+def test_only_ones_own_reservation_is_released_and_force_is_written_down(lab_file, be, say, tmp_path):
     be("ann")
     say("reserve", "gpu01", "--for", "4h", "lab.yaml")
     be("bob")
 
     code, text = say("release", "gpu01", "lab.yaml")
     assert (code, bool(re.fullmatch(r"gpu01: reserved for ann@desk .*; --force ends it\n", text))) == (1, True)
-    be("ann", "ci")
+    assert say("reserve", "gpu01", "--for", "1h", "--force", "lab.yaml")[0] == 0
+    assert "gpu01: bob@desk" in (tmp_path / "locks/force.log").read_text()
+    be("bob", "ci")
     code, text = say("release", "gpu01", "lab.yaml")
-    assert (code, bool(re.fullmatch(r"gpu01: released; was reserved for ann@desk .*\n", text))) == (0, True)
+    assert (code, bool(re.fullmatch(r"gpu01: released; was reserved for bob@desk .*\n", text))) == (0, True)
     assert say("release", "gpu01", "lab.yaml") == (0, "gpu01: not reserved\n")
 
 
@@ -246,16 +229,6 @@ def test_force_ends_whatever_holds_a_host_after_undoing_and_it_is_written_down(l
     assert re.search(r'gpu01: bob@ws \(account .*\) ended the reservation of ann@desk .*"mine"', log)
     with take(run(), "gpu01"):
         pass
-
-
-def test_taking_the_place_of_a_reservation_is_written_down(lab_file, be, say, tmp_path):
-    be("ann")
-    say("reserve", "gpu01", "--for", "4h", "lab.yaml")
-    be("bob")
-
-    assert say("reserve", "gpu01", "--for", "1h", "--force", "lab.yaml")[0] == 0
-
-    assert "gpu01: bob@desk" in (tmp_path / "locks/force.log").read_text()
 
 
 # -- status ----------------------------------------------------------------------------------
@@ -319,7 +292,6 @@ def test_status_changes_nothing(lab_file, say, tmp_path):
         (["status", "gpu01"], 2, "easycluster status: which lab\\? .*"),
         (["reserve", "gpu01", "--for", "4", "weeks", "lab.yaml"], 4, "'weeks' is no host.*"),
         (["reserve", "gpu01", "--for", "ever", "lab.yaml"], 2, ".*'ever' is no span; write 90s, 20m, 4h or 2d\n"),
-        (["reserve", "old", "--for", "4h", "lab.yaml"], 1, "old: disabled in the lab file; nothing was done\n"),
         (["status", "lab.yaml", "--jsn"], 2, ".*unrecognized arguments: --jsn\n"),
         (["check", "lab.yaml", "--overlay", "lab.yaml"], 2, ".*unrecognized arguments: lab.yaml\n"),
         (["status", "--set", "gpu01.rol=x", "lab.yaml"], 4, ".*rol.*"),
@@ -335,16 +307,14 @@ def test_a_wrong_word_is_explained(lab_file, say, words, code, text):
 @pytest.mark.parametrize(
     "words",
     [
-        ["gpu01", "lab.yaml", "--for", "4h"],
-        ["--for", "4h", "gpu01", "lab.yaml"],
-        ["gpu01", "--for", "4h", "lab.yaml"],
-        ["lab.yaml", "--for", "4h", "gpu01"],
+        ["old", "lab.yaml", "--for", "4h"],
+        ["--for", "4h", "old", "lab.yaml"],
+        ["old", "--for", "4h", "lab.yaml"],
+        ["lab.yaml", "--for", "4h", "old"],
     ],
 )
-def test_words_stand_in_any_order(lab_file, be, say, words):
-    be("ann")
-
-    assert say("reserve", *words)[1].startswith("gpu01: reserved for ann until ")
+def test_words_stand_in_any_order(lab_file, say, words):
+    assert say("reserve", *words) == (1, "old: disabled in the lab file; nothing was done\n")
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,9 @@ class Endpoint:
                 raise self._did_not_come_up(timeout)
             self._open_data(end, timeout)
         except BaseException as exc:
-            self.close(ConnectionClosed("the session did not come up", self.label), timeout=0.5)
+            # Who did not answer in time will not say goodbye either.
+            farewell = 0.0 if isinstance(exc, ConnectTimeout) else 0.5
+            self.close(ConnectionClosed("the session did not come up", self.label), timeout=farewell)
             if isinstance(exc, OSError) and not isinstance(exc, EasyClusterError):
                 # This machine has no descriptor, process or memory left for it.
                 text = f"{self.label}: the session did not come up: {exc.strerror or exc}"
@@ -352,7 +354,7 @@ class Endpoint:
     def _close(self, timeout: float) -> None:
         control = self.control
         self._end_session(StaleReason.CLOSED)
-        if not control.ended:
+        if not control.ended and control.port is not None:
             control.send_quietly(Kind.GOODBYE)
             # The far side says goodbye, or its link ends.
             control.wait_for(lambda: False, timeout)

@@ -86,7 +86,7 @@ class TcpCarrier:
             # Python makes a name ASCII before it asks for it, and refuses parts of 0 or of more than 63 bytes.
             raise HostNotFound(f"{where}: this is no host name: a part of it is empty or too long", self._host) from exc
         except TimeoutError as exc:
-            raise ConnectTimeout(f"{where}: no answer within {timeout:g} s", self._host) from exc
+            raise ConnectTimeout(f"{where}: no answer within {_shown(timeout)}", self._host) from exc
         except ConnectionRefusedError as exc:
             raise ConnectError(
                 f"{where}: connection refused; is 'easycluster -S' running there on this port and address?", self._host
@@ -99,7 +99,7 @@ class TcpCarrier:
         except TimeoutError as exc:
             sock.close()
             raise ConnectTimeout(
-                f"{where}: connected, but no EasyCluster server answered within {timeout:g} s", self._host
+                f"{where}: connected, but no EasyCluster server answered within {_shown(timeout)}", self._host
             ) from exc
         except (ConnectionError, BrokenPipeError) as exc:
             sock.close()
@@ -126,6 +126,11 @@ class TcpCarrier:
                 sock.sendall(answer)
         assert handshake.keys is not None  # done
         return handshake.keys
+
+
+def _shown(timeout: float) -> str:
+    """Return a time limit without the moment that a first connection has taken of it."""
+    return f"{round(timeout, 1) or timeout:g} s"
 
 
 def _closed_silently(where: str) -> str:

@@ -45,7 +45,7 @@ LINK_ROWS = (
         "connect-silent",
         "the link falls silent before or while a session opens",
         ("ConnectTimeout", "ConnectError", "BootstrapError"),
-        4.0,
+        2.5,
         "both sides",
         transports=("tcp", "ssh"),
         condition="connect_timeout is 2 s here, 30 s by default",

@@ -101,7 +101,7 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
                 begin(request)
                 if unwanted and request in unwanted:
                     raise Interrupted
-                body = data[16:]
+                operation = body = data[16:]
                 if STACK_GLOBAL in body:
                     operation = values.loads(body)
                 else:
@@ -135,6 +135,9 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
                     dump.take_back()
                     dump = None
                 session.finish(request)
+                if operation is None:
+                    # It was cancelled while it waited: nobody has received what it refers to.
+                    values.discard(data[16:])
                 plain = False
                 kind = Kind.RAISE
                 value = exc

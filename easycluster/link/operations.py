@@ -156,15 +156,20 @@ class PeerSession(Session):
         outer = inside.get(ident)
         inside[ident] = request
         value: Any = None
+        begun = False
         try:
             try:
                 self.begin(request)
+                begun = True
                 value = self.perform(self.load(message))
                 self.finish(request)
                 kind = Kind.REPLY
                 reply, out = self.values.dumps(value, "result")
             except BaseException as exc:  # noqa: BLE001 - whatever it is, the caller gets it
                 self.finish(request)
+                if not begun:
+                    # It was cancelled while it waited: nobody has received what it refers to.
+                    self.late(message)
                 kind = Kind.RAISE
                 value = exc
                 reply, out = self.dump_failure(exc)

@@ -209,6 +209,7 @@ class Listener:
             while not self._stopping:
                 for key, _ in self._selector.select(self._wait()):
                     key.data()
+                    del key  # it would hold the last connection until there is another event
                 self._expire(time.monotonic())
         finally:
             self.close()

@@ -188,9 +188,13 @@ def take_met(depth: int = 1) -> Optional[Dump]:
 def peer_object(oid: int, type_data: str) -> Any:
     """Return the proxy for an object of the peer (stands in a pickle)."""
     values, received = _loader()
-    proxy = values.proxies.get(oid, type_data)
+    # In this order: interrupted in between, a reference is given back too late and not once too often.
     received.append(oid)
-    return proxy
+    try:
+        return values.proxies.get(oid, type_data)
+    except Exception:
+        received.remove(oid)
+        raise
 
 
 def own_object(oid: int) -> Any:

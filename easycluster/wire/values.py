@@ -250,6 +250,9 @@ class Values:
         except (Exception, SystemExit) as exc:
             self._give_back(data, received)
             raise self.not_rebuilt(exc) from exc
+        except BaseException:
+            self._give_back(data, received)
+            raise
         finally:
             if outer is None:
                 del at_load[ident]

@@ -95,13 +95,13 @@ def in_use(clients=()):
     )
 
 
-def quiet(seconds=5.0):
+def quiet(seconds=5.0, clients=()):
     """Wait until what was closed just now is gone, so that it does not count as used before."""
     end = time.monotonic() + seconds
-    last = in_use()
+    last = in_use(clients)
     while time.monotonic() < end:
         time.sleep(0.2)
-        now = in_use()
+        now = in_use(clients)
         if now.counts() == last.counts():
             break
         last = now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
 from typing import TYPE_CHECKING
 
@@ -34,3 +35,22 @@ def lock_directory() -> Iterator[str]:
     else:
         os.environ["EC_LOCK_DIRECTORY"] = before
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bytecode() -> Iterator[None]:
+    """Where Pythons are told to write no bytecode, have those that tests start keep it for the run.
+
+    There are hundreds, and each would compile the whole package.
+    """
+    if not os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        yield
+        return
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="pycache-", ignore_cleanup_errors=True) as folder,
+    ):
+        os.chmod(folder, 0o755)  # some tests are other users
+        patch.delenv("PYTHONDONTWRITEBYTECODE")
+        patch.setenv("PYTHONPYCACHEPREFIX", folder)
+        yield

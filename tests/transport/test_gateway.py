@@ -478,7 +478,7 @@ def test_no_python(ssh_target):
         "127.0.0.1: no Python found there (tried python9, /opt/no/python);"
         " install Python 3.8 or newer, or name one with 'rpython'"
     )
-    assert took < 3
+    assert took < 6
 
 
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.7"])

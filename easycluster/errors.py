@@ -229,10 +229,22 @@ class CallTimeout(EasyClusterError, TimeoutError):
         timeout: The span in seconds that was allowed.
         stack: Where the far side was stuck, as text, ``""`` if it could not say.
         worker_replaced: True if the worker had to be killed, so that its globals and objects are gone.
+        limit: Which of the limits of a lab it was: ``call``, ``silence`` or ``transfer``; ``""`` for one of the call's.
     """
 
-    def __init__(self, host: str, call: str, timeout: float, stack: str = "", worker_replaced: bool = False) -> None:
-        text = f"{host}: {call} did not finish within {timeout:g} s"
+    def __init__(
+        self,
+        host: str,
+        call: str,
+        timeout: float,
+        stack: str = "",
+        worker_replaced: bool = False,
+        limit: str = "",
+    ) -> None:
+        what = "said nothing for" if limit == "silence" else "did not finish within"
+        text = f"{host}: {call} {what} {timeout:g} s"
+        if limit:
+            text += f", the limit {limit!r} of its host"
         if worker_replaced:
             text += (
                 "; it could not be interrupted, so its worker was killed and replaced"
@@ -246,12 +258,13 @@ class CallTimeout(EasyClusterError, TimeoutError):
         self.timeout = timeout
         self.stack = stack
         self.worker_replaced = worker_replaced
+        self.limit = limit
 
     def __str__(self) -> str:
         return str(self.args[0])
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return type(self), (self.host, self.call, self.timeout, self.stack, self.worker_replaced)
+        return type(self), (self.host, self.call, self.timeout, self.stack, self.worker_replaced, self.limit)
 
 
 class CallCancelled(EasyClusterError):

@@ -37,6 +37,11 @@ def chosen(item: pytest.Item) -> dict[str, list[str]]:
     return {name: found[name] for name in getattr(item, "fixturenames", ()) if name in found}
 
 
+def names_of_hosts(item: pytest.Item) -> list[str]:
+    """Names of the hosts that fixtures of the lab have given to a test."""
+    return list(dict.fromkeys(name for names in chosen(item).values() for name in names))
+
+
 class Again:
     """Shows the commands of the failures in which other hosts would have fitted, too."""
 

@@ -31,9 +31,9 @@ def register(config: pytest.Config, lab: Lab) -> None:
     endings.install()
     limits = Limits(
         lab,
-        test=_span(config, "timeout", 30 * 60.0),
-        teardown=_span(config, "teardown-timeout", 60.0),
-        silence=_span(config, "silence", 60.0),
+        test=_span(config, "timeout"),
+        teardown=_span(config, "teardown-timeout"),
+        silence=_span(config, "silence") or 60.0,
         # Ours, because pytest's capturing takes the number 2 for itself.
         fd=os.dup(2),
     )
@@ -50,10 +50,10 @@ def _number(config: pytest.Config, name: str) -> int:
     return int(given.value)
 
 
-def _span(config: pytest.Config, name: str, default: float) -> float:
+def _span(config: pytest.Config, name: str) -> float | None:
     given = setting(config, name)
     if not given.value:
-        return default
+        return None
     # The marker's words, and its checks.
     value = float(given.value) if given.value.replace(".", "", 1).isdecimal() else given.value
     wishes = read_marks([pytest.mark.ec_timeout(test=value).mark])

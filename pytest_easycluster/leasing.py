@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_easycluster.access import connect, fail, select
-from pytest_easycluster.again import chosen
+from pytest_easycluster.again import names_of_hosts
 from pytest_easycluster.options import LEAKS, setting
 
 if TYPE_CHECKING:
@@ -195,11 +195,6 @@ def _lines(failures: list[Failure]) -> str:
     return "\n".join(f"{one}{_indented(one.output)}" for one in failures)
 
 
-def _hosts_of(item: pytest.Item) -> list[str]:
-    """Names of the hosts that fixtures of the lab have given to a test."""
-    return list(dict.fromkeys(name for names in chosen(item).values() for name in names))
-
-
 def report(node: Any, release: Release) -> None:
     """Have the reports say what was left, and by which test."""
     if setting(node.config, "leaks").value == "off":
@@ -231,7 +226,7 @@ class Leases:
         """See what a test finds: which of its hosts it must not use; and take its ``ec_lock`` if nothing else did."""
         self._lab.leases.begin_test()
         result = yield
-        for name in _hosts_of(item):
+        for name in names_of_hosts(item):
             refusal = self._lab.only(name)[0]._connection.refusal
             if refusal is not None:
                 fail(self._lab.inventory.mask(str(refusal)), refusal)
@@ -249,7 +244,7 @@ class Leases:
         try:
             result = yield
         finally:
-            failures = self._lab.leases.end_test(item.nodeid, _hosts_of(item))
+            failures = self._lab.leases.end_test(item.nodeid, names_of_hosts(item))
         if failures:
             fail(self._lab.inventory.mask(_lines(failures)))
         return result

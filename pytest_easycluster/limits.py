@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from easycluster.client.debugger import is_open
+from pytest_easycluster.again import names_of_hosts
 from pytest_easycluster.markers import wishes_of
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 # Seconds between looks, and at most this share of what is waited for.
 LOOK: Final = 1.0
 SHARE: Final = 0.1
+
+# The limits of a test's phases in seconds, where nobody says anything.
+_PHASES: Final = {"test": 30 * 60.0, "teardown": 60.0}
 
 # A real-time signal means nothing to anybody else; pytest-timeout has SIGALRM.  None on Windows, where nothing limits.
 NUMBER: Final = int(signal.SIGRTMIN) + 9 if hasattr(signal, "SIGRTMIN") else 0
@@ -57,13 +62,13 @@ class Limits:
 
     Args:
         lab: Whose calls are watched.
-        test: Seconds for the setup and call of a test that does not say otherwise.
-        teardown: Seconds for its teardown.
+        test: Seconds for the setup and call of a test that does not say otherwise; None for what its hosts say.
+        teardown: Seconds for its teardown; likewise.
         silence: Seconds of a call without any output, after which it is named; and again after each further span.
         fd: Where to write that.
     """
 
-    def __init__(self, lab: Lab, *, test: float, teardown: float, silence: float, fd: int) -> None:
+    def __init__(self, lab: Lab, *, test: float | None, teardown: float | None, silence: float, fd: int) -> None:
         self._lab = lab
         self._test, self._teardown, self._silence = test, teardown, silence
         self._fd = fd
@@ -97,22 +102,41 @@ class Limits:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin a test; its time covers setup and call."""
-        limit = wishes_of(item).timeouts.get("test", self._test)
+        wanted = wishes_of(item).timeouts
+        self._lab.limits.overrides.update({name: span for name, span in wanted.items() if name not in _PHASES})
+        self._lab.limits.start()
+        # Which hosts it gets is not known yet: what any of them says is enough for now.
+        limit = max(self._limit(item, "test", self._lab.hosts.names), self._limit(item, "test", []))
         with self._limited(_Phase(item, "test", limit, time.monotonic() + limit)):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Go on with what is left of the test's time."""
+        """Go on with what is left of the test's time, as its hosts have it."""
+        if self._phase is not None:
+            limit = self._limit(item, "test", names_of_hosts(item))
+            self._phase.end += limit - self._phase.limit
+            self._phase.limit = limit
         with self._limited(self._phase):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Limit the teardown, that of wider fixtures that end here included."""
-        limit = wishes_of(item).timeouts.get("teardown", self._teardown)
-        with self._limited(_Phase(item, "teardown", limit, time.monotonic() + limit)):
-            return (yield)
+        limit = self._limit(item, "teardown", names_of_hosts(item))
+        try:
+            with self._limited(_Phase(item, "teardown", limit, time.monotonic() + limit)):
+                return (yield)
+        finally:
+            self._lab.limits.overrides.clear()
+
+    def _limit(self, item: pytest.Item, what: str, hosts: list[str]) -> float:
+        """Seconds for a phase: the marker's, then the options', then the most that one of the hosts gives it."""
+        option = {"test": self._test, "teardown": self._teardown}[what]
+        entries = self._lab.inventory.hosts
+        said = [entries[name].timeouts[what] for name in hosts if what in entries[name].timeouts]
+        usual = max(said, default=_PHASES[what]) if option is None else option
+        return wishes_of(item).timeouts.get(what, usual)
 
     @contextlib.contextmanager
     def _limited(self, phase: _Phase | None) -> Generator[None, None, None]:
@@ -132,13 +156,19 @@ class Limits:
             self._thread.start()
 
     def _run(self) -> None:
-        pause = min(LOOK, max(0.02, SHARE * min(self._test, self._teardown, self._silence)))
-        while not self._stop.wait(pause):
+        looked = time.monotonic()
+        while not self._stop.wait(self._pause()):
             phase = self._phase
+            now, before = time.monotonic(), looked
+            looked = now
             if phase is None or not self._is_running:
                 self._calls.clear()
                 continue
-            now = time.monotonic()
+            if is_open():
+                # Whoever debugs has all the time in the world.
+                phase.end += now - before
+                self._calls.clear()
+                continue
             self._name_slow_calls(phase, now)
             if now > phase.end and not phase.is_over:
                 phase.is_over = True
@@ -148,6 +178,11 @@ class Limits:
                 )
                 if NUMBER:
                     signal.pthread_kill(threading.main_thread().ident or 0, NUMBER)
+
+    def _pause(self) -> float:
+        phase = self._phase
+        shortest = min(self._silence, phase.limit if phase is not None else self._silence)
+        return min(LOOK, max(0.02, SHARE * shortest))
 
     def _name_slow_calls(self, phase: _Phase, now: float) -> None:
         calls = self._lab.calls_in_progress()

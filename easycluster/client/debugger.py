@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from easycluster.client.client import BaseClient
 
-__all__ = ["Console", "act", "kept_by", "note_kept", "open_debuggers"]
+__all__ = ["Console", "act", "is_open", "kept_by", "note_kept", "open_debuggers"]
 
 # Failures that were kept for a debugger, the newest last: the exception here, who raised it, its number there.
 _kept: list[tuple[BaseException, BaseClient, int]] = []
@@ -53,6 +53,13 @@ class Console:
 
 
 _console = Console()
+# The hosts whose debuggers are open here.
+_open: list[str] = []
+
+
+def is_open() -> bool:
+    """Whether a debugger of a far side is open here: meanwhile no time limit counts."""
+    return bool(_open)
 
 
 @contextlib.contextmanager
@@ -84,11 +91,16 @@ def open_debuggers(console: Console | None = None, keep_failures: bool = False) 
 def act(host: str, action: str, text: str) -> Any:
     """Do what a far side's debugger asks for; in the thread that waits for the call."""
     if action == "begin":
-        return _console.begin(host, text)
+        refusal = _console.begin(host, text)
+        if not refusal:
+            _open.append(host)
+        return refusal
     if action == "line":
         return _console.line(text)
     if action == "say":
         return _console.say(text)
+    if host in _open:
+        _open.remove(host)
     return _console.end(host, action)
 
 

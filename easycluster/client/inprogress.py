@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from easycluster.client import client as waiting
 from easycluster.client import quick
-from easycluster.link.operations import describe_operation
+from easycluster.link.operations import Op, describe_operation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,11 +30,13 @@ class CallInProgress:
         host: The far side, as messages name it.
         call: What was called: ``rebuild()``.
         request: Its number, by which two equal calls are told apart.
+        is_limited: Whether whoever made it has given it a deadline; what we ask for ourselves needs none.
     """
 
     host: str
     call: str
     request: int
+    is_limited: bool = False
 
 
 def calls_in_progress() -> list[CallInProgress]:
@@ -60,8 +62,19 @@ def _waited_for(frame: FrameType | None) -> Iterator[CallInProgress | None]:
         if name == "call" and file == quick.__file__:
             yield _quick_call(frame.f_locals)
         elif name == "_await_until" and file == waiting.__file__:
-            yield _call(frame.f_locals.get("self"), frame.f_locals.get("pending"))
+            names = frame.f_locals
+            yield _call(names.get("self"), names.get("pending"), names.get("limit") is not None or _is_timed_run(frame))
         frame = frame.f_back
+
+
+def _is_timed_run(frame: FrameType) -> bool:
+    """Whether this is a wait for a command that has a time limit."""
+    outer: FrameType | None = frame
+    while outer is not None:
+        if outer.f_code.co_name == "run" and outer.f_globals.get("__name__") == "easycluster.remote":
+            return outer.f_locals.get("timeout") is not None
+        outer = outer.f_back
+    return False
 
 
 def _quick_call(names: dict[str, Any]) -> CallInProgress | None:
@@ -72,7 +85,9 @@ def _quick_call(names: dict[str, Any]) -> CallInProgress | None:
     return CallInProgress(client.peername, describe_operation(operation), request)
 
 
-def _call(client: Any, pending: Any) -> CallInProgress | None:
+def _call(client: Any, pending: Any, is_limited: bool) -> CallInProgress | None:
     if client is None or pending is None:
         return None
-    return CallInProgress(client.peername, describe_operation(pending.operation), pending.request)
+    operation = pending.operation
+    ours = operation[0] == Op.SERVICE and operation[1:2] != ("run",)
+    return CallInProgress(client.peername, describe_operation(operation), pending.request, is_limited or ours)

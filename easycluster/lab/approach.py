@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from easycluster.lab.choose import Need
     from easycluster.lab.dial import Client, Dialer, TakeOutput
     from easycluster.lab.inventory import HostEntry, Inventory, Role
+    from easycluster.lab.limits import CallLimits
 
 # A probe that reads hardware takes seconds; one that hangs must not take the night.
 PROBE_TIMEOUT: Final = 60.0
@@ -71,6 +72,9 @@ class Approach:
         inventory: The lab.
         hosts: Its hosts by name; entries are replaced as probes find things out.
         dialer: Opens the clients.
+
+    Attributes:
+        limits: Time limits that hold now.
     """
 
     def __init__(self, inventory: Inventory, hosts: dict[str, HostEntry], dialer: Dialer) -> None:
@@ -79,6 +83,7 @@ class Approach:
         self._dialer = dialer
         self._lock = threading.Lock()
         self._asked: set[str] = set()
+        self.limits: CallLimits | None = None
 
     def __call__(self, entry: HostEntry, definitions: Sequence[str], take_output: TakeOutput) -> Client:
         """Connect; see :class:`easycluster.lab.dial.Dialer`.
@@ -87,6 +92,9 @@ class Approach:
             UnfitHost: If the host's probe says that it is not what the lab file says.
         """
         dialled, own = way_to(self._hosts, entry)
+        if self.limits is not None:
+            dialled = replace(dialled, timeouts=self.limits.merged(dialled))
+            self.limits.start()
         client = self._dialer(dialled, [*own, *definitions], take_output)
         try:
             self.probe(entry.name, client)

@@ -55,9 +55,10 @@ def dial(entry: HostEntry, definitions: Sequence[str], take_output: TakeOutput) 
     """
     # Late: reading a lab file needs none of it.
     from easycluster.connect import Client as RealClient
+    from easycluster.lab.limits import Limited
     from easycluster.server import spawn_local
 
-    class HostClient(RealClient):
+    class HostClient(Limited, RealClient):
         """A client whose output and exceptions are shown by whoever runs the lab."""
 
         def __init__(self, **options: Any) -> None:

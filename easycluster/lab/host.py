@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from easycluster.lab.rolecode import HOST_NAMES
 
 if TYPE_CHECKING:
-    import os
     import subprocess
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
@@ -127,7 +127,8 @@ class Host:
         """Copy a file from here to the host; see :func:`easycluster.remote.put`."""
         from easycluster.remote import put
 
-        put(self.remote, source, target, progress=progress, mode=mode)
+        with self._lab.limits.transfer(self._entry, f"put({os.fspath(source)!r})"):
+            put(self.remote, source, target, progress=progress, mode=mode)
 
     def get(
         self,
@@ -140,7 +141,8 @@ class Host:
         """Copy a file from the host to here; see :func:`easycluster.remote.get`."""
         from easycluster.remote import get
 
-        get(self.remote, source, target, progress=progress, mode=mode)
+        with self._lab.limits.transfer(self._entry, f"get({source!r})"):
+            get(self.remote, source, target, progress=progress, mode=mode)
 
     def expect_loss(self, timeout: float = 30.0) -> AbstractContextManager[None]:
         """Say that the host is going to be lost: ``with host.expect_loss(): host.run("reboot -f")``.

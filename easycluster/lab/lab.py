@@ -17,6 +17,7 @@ from easycluster.lab.host import Host, host_class
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.leases import LeasedHosts, Leases
 from easycluster.lab.overboot import was_asked
+from easycluster.lab.limits import CallLimits
 from easycluster.lab.parallel import run_all
 from easycluster.lab.patterns import narrowed
 from easycluster.lab.reader import read_inventory
@@ -46,6 +47,7 @@ class Lab:
 
     Attributes:
         inventory: As given.
+        limits: Time limits of calls; see :class:`easycluster.lab.limits.CallLimits`.
         leases: Who has which host for how long; see :class:`easycluster.lab.leases.Leases`.
         hosts: All hosts that are neither disabled nor left out of this run.
     """
@@ -68,6 +70,7 @@ class Lab:
             )
             for name, entry in inventory.hosts.items()
         }
+        self.limits = self._approach.limits = CallLimits(self._every)
         self.leases = Leases(self)
         for host in self._every.values():
             host._connection.after_open = partial(self.leases.take_again, host)
@@ -280,6 +283,7 @@ class Lab:
         Returns:
             Names of hosts whose connection did not end in time; it ends with this process.
         """
+        self.limits.close()
         return Hosts(self._every.values()).close(timeout)
 
     def _definitions_of(self, entry: HostEntry) -> Callable[[], Sequence[str]]:

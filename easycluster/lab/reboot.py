@@ -41,7 +41,7 @@ def boot_timeout(host: Host) -> float:
     """How long a host may take to come back, as the lab file says it."""
     entry = host._entry
     boot = entry.settings.get("power", {}).get("boot")
-    return float(entry.timeouts.get("reboot") or boot or BOOT_TIMEOUT)
+    return float(host._lab.limits.of(entry, "reboot") or boot or BOOT_TIMEOUT)
 
 
 def reboot(

@@ -105,7 +105,7 @@ def open_lab(opts: argparse.Namespace, *, limit: str = "", all_by_default: bool 
 
     Args:
         opts: With ``words`` and ``changes``.
-        limit: A pattern besides those among the words.
+        limit: A pattern that the hosts have to meet besides.
         all_by_default: Whether no pattern means all hosts that are not disabled, and not a mistake.
 
     Returns:
@@ -115,7 +115,6 @@ def open_lab(opts: argparse.Namespace, *, limit: str = "", all_by_default: bool 
     from easycluster.lab.sources import default_sources
 
     patterns, labs = split(opts.words)
-    patterns += [limit] if limit else []
     labs = labs or default_sources()
     command = f"easycluster {opts.command}"
     if not labs:
@@ -125,13 +124,17 @@ def open_lab(opts: argparse.Namespace, *, limit: str = "", all_by_default: bool 
     try:
         inventory = read_inventory(labs, changes=opts.changes)
         names = matching(inventory, ",".join(patterns)) if patterns else list(inventory.hosts)
+        if limit:
+            within = set(matching(inventory, limit))
+            names = [name for name in names if name in within]
     except InventoryError as exc:
         return _complain(str(exc), BAD_LAB)
     except PatternError as exc:
         caret = f"\n  {exc.pattern}\n  {' ' * exc.position}^" if exc.position else ""
         return _complain(f"{exc}{caret}", BAD_LAB)
     if not names:
-        return _complain(f"{','.join(patterns)!r} leaves no host of lab {inventory.name!r}", BAD_LAB)
+        said = " and --limit ".join(filter(None, [",".join(patterns), limit]))
+        return _complain(f"{said} leaves no host of lab {inventory.name!r}", BAD_LAB)
     return LabWords(inventory, tuple(inventory.hosts[name] for name in names))
 
 

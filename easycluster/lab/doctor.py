@@ -24,7 +24,7 @@ from easycluster.lab.lab import Lab
 from easycluster.lab.parallel import run_all
 from easycluster.lab.reach import look_at_network, look_at_shell
 from easycluster.lab.rolecode import define_module
-from easycluster.lab.visits import visit
+from easycluster.lab.visits import visit, without_host
 from easycluster.lab.where import UnlikeTypes
 
 if TYPE_CHECKING:
@@ -136,14 +136,11 @@ class _Examination:
         try:
             self._visit([define_module(role.name, role.code) for role in roles if role.code])
             return
-        except ConnectError as exc:
-            text, _, fix = exc.message.removeprefix(f"{exc.host}: ").partition("; ")
-            details = f" ({exc.details.strip().splitlines()[-1]})" if exc.details.strip() else ""
-            advice = fix or "try  ssh  to it by hand, and a session with  python -m easycluster  beside it"
-            self.add("session", "fail", text + details, advice)
-            return
         except EasyClusterError as exc:
-            self.add("session", "fail", str(exc), "look at what the host says above, and run doctor again")
+            message, details = (exc.message, exc.details) if isinstance(exc, ConnectError) else (str(exc), "")
+            text, _, fix = without_host(self.entry.name, message).partition("; ")
+            said = f" ({details.strip().splitlines()[-1]})" if details.strip() else ""
+            self.add("session", "fail", text + said, fix or "look at what it says, and at the log of the host's server")
             return
         except Exception as exc:  # noqa: BLE001  # the role's code may raise anything
             self._role_code(exc)

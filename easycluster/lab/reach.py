@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.far.start import OLDEST_PYTHON
 from easycluster.lab.bounded import capture, within
-from easycluster.transport.diagnosis import explain_failure
+from easycluster.transport.diagnosis import SSH_WORDS, explain_failure
 from easycluster.transport.gateway import SUDO, GatewayTarget
 
 if TYPE_CHECKING:
@@ -226,8 +226,8 @@ def look_at_shell(target: Target, diagnosis: Diagnosis, timeout: float) -> bool:
         status = {"cause": "timeout" if code is None else "exit", "exit": code}
         error = explain_failure(gateway, status, words, timeout)
         text, _, fix = error.message.removeprefix(f"{gateway.host}: ").partition("; ")
-        said = words.strip().splitlines()
-        quoted = f" (ssh: {said[-1].strip()})" if said and said[-1].strip() not in text else ""
+        said = _telling(words)
+        quoted = f" (ssh: {said})" if said and said not in text else ""
         advice = fix or "run  ssh -v  to that host by hand and see where it stops"
         if target.ask:
             diagnosis.add("login", "note", f"{text}{quoted}; 'ask' is set, and doctor does not ask", "log in by hand")
@@ -240,6 +240,16 @@ def look_at_shell(target: Target, diagnosis: Diagnosis, timeout: float) -> bool:
     return _look_at_output(noise, rest if found else None, words, diagnosis) and _look_at_pythons(
         rest.decode("utf-8", "replace"), marker, gateway, diagnosis
     )
+
+
+def _telling(words: str) -> str:
+    """The line of ssh's that says most: the one that the diagnosis is made from, else the last."""
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    for pattern, _kind, _advice in SSH_WORDS[1:]:
+        for line in lines:
+            if re.search(pattern, line):
+                return line.removeprefix("ssh: ")
+    return lines[-1] if lines else ""
 
 
 def _look_at_output(noise: bytes, rest: bytes | None, words: str, diagnosis: Diagnosis) -> bool:

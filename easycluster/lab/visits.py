@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from easycluster.lab.inventory import HostEntry
 
-__all__ = ["Visit", "visit", "visit_all"]
+__all__ = ["Visit", "visit", "visit_all", "without_host"]
 
 T = TypeVar("T")
 
@@ -111,5 +111,9 @@ def visit_all(
 def _sentence(name: str, exc: Exception) -> str:
     if not isinstance(exc, (EasyClusterError, OSError, ValueError)):
         return f"{type(exc).__name__}: {exc}"
-    # The table has the host in front.
-    return re.sub(rf"^{re.escape(name)}( \(\S*\))?: ", "", str(exc))
+    return without_host(name, str(exc))
+
+
+def without_host(name: str, text: str) -> str:
+    """An error's text where the table has the host in front."""
+    return re.sub(rf"^{re.escape(name)}( \(\S*\))?: ", "", text)

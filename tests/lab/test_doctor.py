@@ -62,6 +62,7 @@ hosts:
   changed: {{connect: {{address: {well}, ssh_args: ["-o UserKnownHostsFile={folder}/known"]}}}}
   nameless: {{address: no-such-host.invalid}}
   ftp: {{connect: {{address: 127.0.0.1, port: {ftp}}}}}
+  vault: {{connect: {{via: tcp, address: 127.0.0.1, port: {ftp}, key_file: none.key}}}}
   retired: {{enabled: false, reason: "PSU burnt"}}
   machine: {{runs_on: well, address: 10.0.0.9, power: {{status: "echo on"}}}}
 """
@@ -205,10 +206,11 @@ EXPECTED = [
     ),
     ("beggar", "become", r"fail: sudo does not run Python: .*sudo.* -> let the user run it so: a sudoers line .*"),
     ("greedy", "stdout", "fail: the shell does not get to run our command -> look for start-up files that read .*"),
-    ("stranger", "login", r"fail: the login was refused \(ssh: .*Permission denied.*\) -> check the user, .*"),
+    ("stranger", "login", r"fail: the login was refused \(ssh: \S+: Permission denied.*\) -> check the user, .*"),
     ("changed", "login", r"fail: its host key has changed \(ssh: .*verification failed.*\) -> if that was to be .*"),
     ("nameless", "name", r"fail: no-such-host.invalid does not resolve: .* -> correct 'address:' in the lab file, .*"),
     ("ftp", "reach", "fail: .*, but that is no sshd: it says b'220 ready' -> correct 'port:' in the lab file"),
+    ("vault", "session", r"fail: cannot read key file \S+: No such file or directory -> make one with: .*"),
     ("retired", "lab file", "note: disabled: PSU burnt; it was not looked at"),
     ("machine", "lab file", "note: its code runs on well; what follows is about that host"),
 ]

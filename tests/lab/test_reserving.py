@@ -288,6 +288,7 @@ def test_status_changes_nothing(lab_file, say, tmp_path):
             4,
             ".*did you mean 'nightly'\\?\n  gpu01:!nihgtly\n        \\^\n",
         ),
+        (["doctor", "old", "--limit", "nightly", "lab.yaml"], 4, "old and --limit nightly leaves no host of lab .*"),
         (["release", "lab.yaml"], 2, "easycluster release: which hosts\\? .*"),
         (["status", "gpu01"], 2, "easycluster status: which lab\\? .*"),
         (["reserve", "gpu01", "--for", "4", "weeks", "lab.yaml"], 4, "'weeks' is no host.*"),

@@ -151,7 +151,7 @@ def _take(
 ) -> list[str]:
     """Take a lease; with ``wait=0`` the names of hosts come back that others have, instead of an error."""
     from easycluster.errors import EasyClusterError
-    from easycluster.lab import HostBusy
+    from easycluster.lab import HostBusy, Hosts
 
     label = lab.leases.label or str(getattr(node, "nodeid", "")) or "a test session"
     devices = _devices_of(node)
@@ -177,14 +177,21 @@ def _take(
             return [holder.host for holder in exc.holders]
         cause = exc
     else:
-        add_finalizer(partial(_release, node, lease))
+        given = Hosts(hosts)
+        add_finalizer(partial(_release, node, lease, given))
+        if hosts:
+            node.ihook.pytest_easycluster_leased(config=node.config, node=node, hosts=given)
         return []
     fail(lab.inventory.mask(str(cause)), cause)
 
 
-def _release(node: Any, lease: Lease) -> None:
-    release = lease.release()
-    report(node, release)
+def _release(node: Any, lease: Lease, hosts: Hosts) -> None:
+    try:
+        if len(hosts):
+            node.ihook.pytest_easycluster_release(config=node.config, node=node, hosts=hosts)
+    finally:
+        release = lease.release()
+        report(node, release)
     if release.failures:
         fail(_lines(release.failures))
     if release.leftovers and setting(node.config, "leaks").value == "error":

@@ -105,6 +105,13 @@ class Tally:
         elif self._verdicts:
             session.exitstatus = HOSTS_MISSING
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_table_row(self, report: pytest.TestReport, cells: list[str]) -> None:
+        """Have the table of pytest-html say the verdict."""
+        verdict = verdict_of(report)
+        if verdict is not None and cells and "col-result" in cells[0]:
+            cells[0] = f'<td class="col-result">{verdict.word}</td>'
+
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Show each host that was lost or busy once, with the tests that this has cost."""
         words = [word for word in (LOST, BUSY) if self._hosts(word)]

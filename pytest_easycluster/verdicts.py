@@ -177,6 +177,11 @@ class Judge:
         for name, value in (("ec_verdict", verdict.word), ("ec_hosts_at_fault", " ".join(verdict.hosts))):
             item.user_properties.append((name, value))
         report.user_properties = list(item.user_properties)
+        item.ihook.pytest_easycluster_verdict(
+            config=item.config, item=item, report=report, word=verdict.word, hosts=verdict.hosts
+        )
+        for fault in verdict.faults if verdict.word == LOST else ():
+            item.ihook.pytest_easycluster_lost(config=item.config, host=fault.host, reason=fault.what)
 
     def _fault(self, error: EasyClusterError, after: Aftermath | None) -> HostFault:
         name = _host(error)

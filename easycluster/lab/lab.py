@@ -16,8 +16,8 @@ from easycluster.lab.dial import dial
 from easycluster.lab.host import Host, host_class
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.leases import LeasedHosts, Leases
-from easycluster.lab.overboot import was_asked
 from easycluster.lab.limits import CallLimits
+from easycluster.lab.overboot import was_asked
 from easycluster.lab.parallel import run_all
 from easycluster.lab.patterns import narrowed
 from easycluster.lab.reader import read_inventory

@@ -6,9 +6,10 @@ import contextlib
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.errors import ConnectError, ConnectionClosed, SessionError
+from easycluster.lab import away
 from easycluster.lab.boots import HostIsOff
 from easycluster.lab.dial import DEFAULT_CONNECT_TIMEOUT
 from easycluster.lab.losses import Aftermath, LossMemory, NotLost, boot_id, kernel_log, name_host
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from easycluster.lab.inventory import HostEntry
 
 Output = tuple[str, str]
+
+# Seconds for which a host that another process of ours reboots is waited for, instead of being lost.
+_OTHERS_REBOOT: Final = 600.0
 
 
 class HostConnection:
@@ -133,7 +137,7 @@ class HostConnection:
             if remembered is not None:
                 raise remembered
             try:
-                client = self._dialer(self._entry, self._definitions(), self._take_in)
+                client = self._dial()
             except Exception as exc:
                 name_host(exc, self._entry.name)
                 self.memory.remember(exc, counts=counts)
@@ -150,6 +154,19 @@ class HostConnection:
         client.close()
         raise ConnectionClosed("the lab was closed while connecting", host=self._entry.name)
 
+    def _dial(self) -> Client:
+        """Connect; to a host that another process of ours is rebooting, as soon as it is back."""
+        end = time.monotonic() + _OTHERS_REBOOT
+        while True:
+            # Before, too: it may be back just when we have given up.
+            was_away = away.is_away(self._entry.target)
+            try:
+                return self._dialer(self._entry, self._definitions(), self._take_in)
+            except ConnectError:
+                if time.monotonic() > end or not (was_away or away.is_away(self._entry.target)):
+                    raise
+            time.sleep(0.3)
+
     def _meet(self, client: Client) -> None:
         """Find out whether this is still the boot that we know."""
         before, self.boot_id = self.boot_id, boot_id(client) or self.boot_id
@@ -165,10 +182,13 @@ class HostConnection:
         """Whatever loss there is inside the block was asked for, and so is another boot id after it."""
         self.may_reboot = True
         self._expecting += 1
+        away.announce(self._entry.target, _OTHERS_REBOOT)
         try:
             yield
         finally:
             self._expecting -= 1
+            if not self.switched_off:
+                away.returned(self._entry.target)
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator[Callable[[Client, str], None]]:
@@ -181,6 +201,7 @@ class HostConnection:
                     raise ConnectionClosed("the lab was closed while the host booted", host=self._entry.name)
                 self._client, self._is_new, self.boot_id = client, False, boot
                 self.may_reboot, self.switched_off = False, ""
+                away.returned(self._entry.target)
                 self.memory.forget()
 
             yield use

@@ -17,7 +17,7 @@ from easycluster.errors import EasyClusterError, Unsupported
 from easycluster.lab import overboot
 from easycluster.lab.boots import DOWN_TIMEOUT
 from easycluster.lab.holders import clock
-from easycluster.lab.reboot import MARGIN, boot_timeout, bury, come_back
+from easycluster.lab.reboot import MARGIN, boot_timeout, bury, come_back, give_up
 from easycluster.lab.variables import Secret
 
 if TYPE_CHECKING:
@@ -296,21 +296,21 @@ def _cycle(lab: Lab, host: Host, driver: PowerDriver, timeout: float | None) -> 
     with connection.expected():
         try:
             driver.cycle()
+            down = min(DOWN_TIMEOUT, seconds)
+            come_back(
+                host,
+                lab.leases,
+                before,
+                client,
+                what=what,
+                since=since,
+                timeout=seconds,
+                down_timeout=down,
+                patience=0.0,
+            )
         except BaseException:
-            overboot.resume(lab.leases, host)
+            give_up(lab.leases, host, client)
             raise
-        down = min(DOWN_TIMEOUT, seconds)
-        come_back(
-            host,
-            lab.leases,
-            before,
-            client,
-            what=what,
-            since=since,
-            timeout=seconds,
-            down_timeout=down,
-            patience=0.0,
-        )
 
 
 def _on(lab: Lab, host: Host, driver: PowerDriver, timeout: float | None) -> None:

@@ -73,10 +73,15 @@ def reboot(
         try:
             down = min(down_timeout, seconds)
             return come_back(host, leases, before, client, what=what, since=since, timeout=seconds, down_timeout=down)
-        except NeverWentDown:
-            if client.connected:
-                overboot.resume(leases, host)
+        except BaseException:
+            give_up(leases, host, client)
             raise
+
+
+def give_up(leases: Leases, host: Host, client: Any) -> None:
+    """There was no reboot, as far as we have seen: nobody is to wait for one any more."""
+    if client.connected:
+        overboot.resume(leases, host)
 
 
 def refuse(host: Host, what: str) -> None:

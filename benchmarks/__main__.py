@@ -14,11 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks import child, environment, report
+from benchmarks import child, connects, environment, report
 from examples.hw_lab.far_hosts import FarHosts, find_sshd
 
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = ROOT / "benchmarks" / "child.py"
+CONNECTS = ROOT / "benchmarks" / "connects.py"
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -27,6 +28,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="how often each peer is measured (%(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="time of one measurement (%(default)s)")
     parser.add_argument("--peers", default=",".join(child.PEERS), help="comma-separated, of: %(default)s")
+    parser.add_argument(
+        "--connects", type=int, default=200, help="connects one after the other, 0 for none (%(default)s)"
+    )
     parser.add_argument("--cpu", type=int, help="the core everything is pinned to (the idlest one)")
     parser.add_argument("--json", type=Path, help="where the figures go (results.json in the cache directory)")
     parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
@@ -81,7 +85,25 @@ def measure(peer: str, python: str, seconds: float, settings: dict[str, str]) ->
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if not peer.startswith("original"):
         env["PYTHONPATH"] = str(ROOT)
-    command = [python, str(CHILD), peer, str(seconds), json.dumps(settings)]
+    return run_child([python, str(CHILD), peer, str(seconds), json.dumps(settings)], env, seconds + 40)
+
+
+def measure_connects(what: str, count: int, settings: dict[str, str]) -> dict[str, float]:
+    """Measure one of the figures of :mod:`benchmarks.connects` in a child process.
+
+    Raises:
+        RuntimeError: If the child fails or hangs; the message has the end of what it said.
+    """
+    command = [sys.executable, str(CONNECTS), what, str(count), json.dumps(settings)]
+    return run_child(command, {**os.environ, "PYTHONPATH": str(ROOT)}, 120)
+
+
+def run_child(command: list[str], env: dict[str, str], limit: float) -> dict[str, float]:
+    """Run a command that prints one JSON line.
+
+    Raises:
+        RuntimeError: If it fails or hangs; the message has the end of what it said.
+    """
     # With subprocess.run a grandchild that keeps stderr open would outlast the timeout, so the whole group is ours.
     with subprocess.Popen(
         command,
@@ -93,10 +115,10 @@ def measure(peer: str, python: str, seconds: float, settings: dict[str, str]) ->
         start_new_session=True,
     ) as process:
         try:
-            out, err = process.communicate(timeout=seconds + 40)
+            out, err = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
-            raise RuntimeError(f"nothing came for {seconds + 40:g} s") from None
+            raise RuntimeError(f"nothing came for {limit:g} s") from None
     if process.returncode != 0 or not out.strip():
         raise RuntimeError((err.strip() or f"exit status {process.returncode}")[-2000:])
     result: dict[str, float] = json.loads(out.splitlines()[-1])
@@ -136,7 +158,9 @@ def main() -> int:
                 errors[peer].append("could not be installed")
         else:
             pythons.update(dict.fromkeys(originals, python))
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     cpu = pin(options.cpu)
+    costs: dict[str, dict[str, float]] = {}
 
     with ExitStack() as stack:
         settings: dict[str, str] = {}
@@ -159,11 +183,21 @@ def main() -> int:
                     figures[peer].append(measured_in_two_tries(peer, pythons[peer], options.seconds, settings))
                 except RuntimeError as exc:
                     errors[peer].append(str(exc))
+        if cores:
+            os.sched_setaffinity(0, cores)
+        for what in connects.WHATS if options.connects else ():
+            if settings or not what.endswith("ssh"):
+                show(what)
+                try:
+                    costs[what] = measure_connects(what, options.connects, settings)
+                except RuntimeError as exc:
+                    print(f"{what} failed:\n{exc}", file=sys.stderr)
         show("")
 
     rows = [report.summarize(peer, figures[peer], errors[peer]) for peer in peers]
-    reached = report.targets(rows)
+    reached = report.targets(rows) + report.cost_targets(costs)
     print(report.table(rows))
+    print(report.cost_table(costs))
     for met, sentence in reached:
         print(f"{'met' if met else 'MISSED'}: {sentence}")
 
@@ -175,6 +209,7 @@ def main() -> int:
         "cpu": cpu,
         "seconds": options.seconds,
         "rounds": figures,
+        "costs": costs,
         "errors": {peer: found for peer, found in errors.items() if found},
     }
     path.write_text(json.dumps(document, indent=1) + "\n")

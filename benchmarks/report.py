@@ -93,3 +93,48 @@ def targets(rows: list[Row]) -> list[tuple[bool, str]]:
             (ours <= theirs, f"{LABELS['ours ssh']}: {ours:.2f} times raw TCP, at most the {theirs:.2f} of 0.22.3")
         )
     return found
+
+
+# Of benchmarks.connects: what it is, which figure, and what it may be at most.
+COSTS = {
+    "import": ("import easycluster, beyond Python's own start", "more_ms", 25.0),
+    "connect tcp": ("connect + first call, TCP", "median_ms", 6.0),
+    "connect spawned": ("connect + first call, spawned", "", 0.0),
+    "connect ssh": ("connect + first call, ssh, beyond `ssh host python3 -c pass`", "more_ms", 40.0),
+    "memory tcp": ("memory of each further TCP session", "further_mib", 6.0),
+    "memory spawned": ("memory of a spawned session's processes", "", 0.0),
+    "memory ssh": ("memory of the far side's processes over ssh", "first_mib", 16.0),
+}
+
+
+def cost_table(costs: dict[str, dict[str, float]]) -> str:
+    """Return what sessions cost as Markdown tables; the floor is what was measured beside it in turn."""
+    lines = [
+        "",
+        "| before the first call | median ms | p90 ms | floor ms | beyond it | x floor |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for what, found in costs.items():
+        if "median_ms" in found:
+            middle, floor = found["median_ms"], found["floor_ms"]
+            p90 = f"{found['p90_ms']:.1f}" if "p90_ms" in found else "-"
+            name = what if what == "import" else f"{what} + first call"
+            lines.append(
+                f"| {name} | {middle:.1f} | {p90} | {floor:.1f} | {middle - floor:.1f} | {middle / floor:.2f} |"
+            )
+    lines += ["", "| far side's memory (PSS) | first session, MiB | each further |", "|---|---:|---:|"]
+    for what, found in costs.items():
+        if "first_mib" in found:
+            lines.append(f"| {what.partition(' ')[2]} | {found['first_mib']:.1f} | {found['further_mib']:.1f} |")
+    return "\n".join([*lines, ""])
+
+
+def cost_targets(costs: dict[str, dict[str, float]]) -> list[tuple[bool, str]]:
+    """Return each target of what sessions cost that was measured: whether it is met, and a sentence."""
+    reached = []
+    for what, (label, figure, most) in COSTS.items():
+        if figure and what in costs:
+            unit = "ms" if figure.endswith("ms") else "MiB"
+            value = costs[what][figure]
+            reached.append((value <= most, f"{label}: {value:.1f} {unit}, at most {most:g}"))
+    return reached

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .matrix import Seen, problems_of, render
+from .matrix import Seen, lines_of, problems_of, render
 from .outcome import PROPERTY
 from .rows import ROWS
 
@@ -70,7 +70,11 @@ def main(words=None):
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Prove the fault matrix.")
     parser.add_argument("--long", action="store_true", help="the full sizes and counts")
     parser.add_argument("--rows", metavar="A,B", help=f"only these rows: {', '.join(ROWS)}")
-    parser.add_argument("--markdown", metavar="FILE", help="write the matrix between the two comments in FILE")
+    parser.add_argument(
+        "--markdown",
+        metavar="FILE",
+        help="write the matrix between the two comments in FILE; what it says of rows that are not tried now stays",
+    )
     parser.add_argument("pytest", nargs="*", metavar="-- ARGS", help="passed on to pytest")
     options = parser.parse_args(words)
     names = options.rows.split(",") if options.rows else list(ROWS)
@@ -96,7 +100,9 @@ def main(words=None):
     kept = len(rows) - len({line.partition(":")[0] for line in wrong})
     print(f"{kept} of {len(rows)} rows are as promised")
     if options.markdown:
-        write(Path(options.markdown), matrix)
+        page = Path(options.markdown)
+        earlier = lines_of(page.read_text(encoding="utf-8"))
+        write(page, render(list(ROWS.values()), collector.seen, earlier))
     return 1 if wrong or collector.broken else 0
 
 

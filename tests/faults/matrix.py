@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from .row import NOTHING, Row
 
-__all__ = ["Seen", "problems_of", "render"]
+__all__ = ["Seen", "lines_of", "problems_of", "render"]
 
 HEADINGS = (
     "fault",
@@ -77,9 +77,20 @@ def problems_of(row: Row, seen: Seen) -> list[str]:
     return found
 
 
-def render(rows: list[Row], seen: dict[str, Seen]) -> str:
-    """Return the matrix as a table in Markdown, which is also what the terminal shows."""
-    table = [HEADINGS, *(cells_of(row, seen[row.name]) for row in rows)]
+def render(rows: list[Row], seen: dict[str, Seen], earlier: dict[str, tuple[str, ...]] | None = None) -> str:
+    """Return the matrix as a table in Markdown, which is also what the terminal shows.
+
+    Args:
+        rows: Those to show, in this order.
+        seen: What was seen of them.
+        earlier: Lines of a table for rows of which nothing was seen now, see :func:`lines_of`.
+    """
+    table = [HEADINGS]
+    for row in rows:
+        if row.name in seen:
+            table.append(cells_of(row, seen[row.name]))
+        elif earlier and title_of(row) in earlier:
+            table.append(earlier[title_of(row)])
     widths = [max(len(line[at]) for line in table) for at in range(len(HEADINGS))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in table
@@ -88,12 +99,27 @@ def render(rows: list[Row], seen: dict[str, Seen]) -> str:
     return "\n".join(lines)
 
 
+def lines_of(table: str) -> dict[str, tuple[str, ...]]:
+    """Return the lines of a table that :func:`render` made, by their first cells."""
+    found = {}
+    for line in table.strip().splitlines():
+        cells = tuple(cell.strip() for cell in line.strip("|").split(" | "))
+        if len(cells) == len(HEADINGS) and cells != HEADINGS:
+            found[cells[0]] = cells
+    return found
+
+
+def title_of(row: Row) -> str:
+    """Return what the table calls a row."""
+    return row.fault + (f" ({row.condition})" if row.condition else "")
+
+
 def cells_of(row: Row, seen: Seen) -> tuple[str, ...]:
     """Return the cells of one line."""
     seconds = "" if seen.seconds is None else f"{seen.seconds:.2f}"
     promised = "" if row.within is None else f"({row.within:g})"
     return (
-        row.fault + (f" ({row.condition})" if row.condition else ""),
+        title_of(row),
         ", ".join(name or "any" for name in seen.passed) or "none",
         ", ".join(name if name != NOTHING else "none" for name in seen.exceptions),
         f"{seconds} {promised}".strip(),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from .__main__ import BEGIN, END, main, write
-from .matrix import Seen, problems_of, render
+from .matrix import Seen, lines_of, problems_of, render
 from .row import NOTHING, Row
 from .rows import ROWS
 from .rows_links import LINK_ROWS
@@ -100,6 +100,20 @@ def test_the_matrix_is_written_between_its_comments(tmp_path):
     write(page, "| new |")
 
     assert page.read_text() == f"before\n{BEGIN}\n\n| new |\n\n{END}\nafter\n"
+
+
+def test_lines_of_rows_that_were_not_tried_stay():
+    other = Row("other", "another one", (NOTHING,), None, transports=(), condition="at times")
+    first = render(
+        [ROW, other], {"gone": seen_of(GOOD), "other": seen_of([("", "row", ""), ("", "exception", NOTHING)])}
+    )
+
+    again = render([ROW, other], {"gone": seen_of([])}, lines_of(first))
+
+    assert [line.split(" | ")[1] for line in again.splitlines()[2:3]] == ["none      "]
+    assert again.splitlines()[3].split()[:3] == ["|", "another", "one"]
+    assert render([ROW, other], {}, lines_of(first)) == first
+    assert render([ROW, other], {}, {}).count("\n") == 1
 
 
 def test_an_unknown_row_is_refused(capsys):

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.far.start import OLDEST_PYTHON
 from easycluster.lab.bounded import capture, within
+from easycluster.transport.commands import SUDO
 from easycluster.transport.diagnosis import SSH_WORDS, explain_failure
-from easycluster.transport.gateway import SUDO, GatewayTarget
+from easycluster.transport.gateway import GatewayTarget
 
 if TYPE_CHECKING:
     from easycluster.lab.findings import Diagnosis

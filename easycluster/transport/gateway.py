@@ -16,23 +16,20 @@ import contextlib
 import errno
 import os
 import random
-import re
 import secrets
 import shlex
 import shutil
 import signal
-import string
 import sys
-import tempfile
 import threading
 import time
 import weakref
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from easycluster.errors import ConnectError, ConnectionLost
-from easycluster.far.start import FIRST_STAGE, MARKER_BYTES, OLDEST_PYTHON, SEARCH
+from easycluster.far.start import FIRST_STAGE, MARKER_BYTES, OLDEST_PYTHON
+from easycluster.transport.commands import SUDO, GatewayTarget, choose_folder, octal, ssh_command
 from easycluster.transport.diagnosis import explain_end, explain_failure, explain_local_failure, was_turned_away
 from easycluster.transport.direct import DataPipes, open_local_pipes, open_ssh_pipes
 
@@ -49,15 +46,6 @@ from easycluster.far.control import serve_channel
 serve_channel(channel)
 """
 
-# ssh binds a unix socket of at most 107 bytes: the folder, "/master", and 17 characters it adds while it makes it.
-LONGEST_FOLDER = 80
-
-# Of the name of a folder, as in tempfile's.
-NAME_CHARACTERS = string.ascii_lowercase + string.digits
-
-# What the shell and execnet leave alone.
-PLAIN = frozenset(string.ascii_letters + string.digits + "_.,:=+-@")
-
 # Seconds that the near side waits beyond the launcher's own deadline before it kills the launcher.
 WATCHDOG_MARGIN = 1.0
 
@@ -66,51 +54,6 @@ RETRIES = (0.2, 0.5, 1.0)
 
 # Seconds that a person gets to answer ssh's questions, on top of the timeout.
 ASK_EXTRA = 60.0
-
-
-# -n: fail instead of asking for a password, which nobody could type.  -H: root's own home directory.
-SUDO = "sudo -n -H --"
-
-
-@dataclass(frozen=True)
-class GatewayTarget:
-    """Where a gateway leads.
-
-    Attributes:
-        kind: ``"local"`` for a process on this machine, ``"ssh"`` for one behind ssh.
-        host: Host as ssh takes it; for messages only with a local one.
-        user: Login name, None for what ssh's configuration says.
-        port: Port of sshd, None for what ssh's configuration says.
-        ssh: The ssh program, a name or a path.
-        pythons: Commands to try in this order; none means the running interpreter locally, and python3 and python over
-            ssh.  A command may have arguments (``sudo -n python3``) and begin with ``~/``.
-        extra_args: Arguments for ssh, before the host.  They win over our defaults.
-        ask: Let ssh ask at the terminal; the answer may take a minute longer than the timeout.
-        compress: Pass ``-C``.
-        sudo: Run the far side's Python as root, through ``sudo -n``: it never asks for a password.
-    """
-
-    kind: Literal["local", "ssh"] = "local"
-    host: str = "localhost"
-    user: str | None = None
-    port: int | None = None
-    ssh: str = "ssh"
-    pythons: tuple[str, ...] = ()
-    extra_args: tuple[str, ...] = ()
-    ask: bool = False
-    compress: bool = False
-    sudo: bool = False
-
-    def __str__(self) -> str:
-        """The host as messages name it."""
-        return self.host
-
-    @property
-    def candidates(self) -> tuple[str, ...]:
-        """The Python commands to try."""
-        if self.pythons:
-            return self.pythons
-        return (shlex.quote(sys.executable),) if self.kind == "local" else ("python3", "python")
 
 
 def open_gateway(target: GatewayTarget, *, timeout: float = 10.0) -> Gateway:
@@ -162,7 +105,7 @@ class Gateway:
         self.python = ""
         self.local_pid = 0
         self.far_pid = 0
-        self._folder = _choose_folder()
+        self._folder = choose_folder()
         self._launched = False
         self._words = -1  # standard error of ssh or of the local far side, a file in the folder
         self._owner = os.getpid()
@@ -240,7 +183,7 @@ class Gateway:
     def _ssh_launcher(self, timeout: float) -> tuple[str, bytes]:
         """The command that starts the launcher, and its settings."""
         values = [str(os.getpid()), str(timeout), self._marker, "ask" if self.target.ask else ""]
-        values += _ssh_command(self.target, self._folder, self._marker, timeout)
+        values += ssh_command(self.target, self._folder, self._marker, timeout)
         if any("\0" in value for value in values):
             raise ConnectError(f"{self.target}: a NUL character in the host, user or arguments", self.target.host)
         launcher = Path(__file__).with_name("launcher.py")
@@ -262,7 +205,7 @@ class Gateway:
         script += "mkdir -m 700 $folder || exit 1; "
         script += "echo $$ >$folder/pid; "
         if settings:
-            script += f"printf %b '{_octal(settings)}' >$folder/settings; "
+            script += f"printf %b '{octal(settings)}' >$folder/settings; "
         script += f"exec {command}"
         self._launched = True
         self._group = group = execnet.Group(execmodel="thread")
@@ -272,7 +215,7 @@ class Gateway:
         watchdog.start()
         try:
             # Octal, because execnet splits its own arguments at "//" and blanks.
-            shell = f"""/bin/sh -c 'eval "$(printf %b "$0")"' '{_octal(os.fsencode(script))}'"""
+            shell = f"""/bin/sh -c 'eval "$(printf %b "$0")"' '{octal(os.fsencode(script))}'"""
             self._gateway = group.makegateway(f"popen//python={shell}")
         except (OSError, EOFError) as exc:
             _reap(exc)  # it has ended or is about to, and the watchdog is still awake
@@ -608,28 +551,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def _choose_folder() -> Path:
-    """A path for a private folder that is short enough for ssh's socket and plain enough for execnet.
-
-    Nobody can guess it, so nobody can make it before us.
-    """
-    name = "ec-" + "".join(secrets.choice(NAME_CHARACTERS) for _ in range(8))
-    for parent in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"):
-        parent = os.path.normpath(parent)
-        if (
-            re.fullmatch(r"/[\w./-]*", parent)
-            and len(parent) <= LONGEST_FOLDER - 12
-            and os.access(parent, os.W_OK | os.X_OK)
-        ):
-            return Path(parent, name)
-    return Path(tempfile.gettempdir(), name)
-
-
-def _octal(data: bytes) -> str:
-    """Write bytes as ``printf %b`` reads them: no blank, no quote, no slash."""
-    return "".join(chr(byte) if chr(byte) in PLAIN else f"\\0{byte:03o}" for byte in data)
-
-
 def _reap(exc: BaseException) -> None:
     """Wait for the process of a gateway that execnet did not finish making; it leaves that to the garbage collector."""
     traceback = exc.__traceback__
@@ -642,60 +563,3 @@ def _reap(exc: BaseException) -> None:
             io.wait()
             return
         traceback = traceback.tb_next
-
-
-def _ssh_command(target: GatewayTarget, folder: Path, marker: str, timeout: float) -> list[str]:
-    """The whole ssh command line.
-
-    ssh takes the first value it meets, so what must be ours comes first, then the caller's arguments, then our
-    defaults, then the user's configuration.
-    """
-    if target.host.startswith("-") or (target.user or "").startswith("-"):
-        raise ConnectError(
-            f"{target.host!r}: a host or user that begins with '-' would be an option of ssh", target.host
-        )
-    options = ["ControlMaster=yes", f"ControlPath={folder / 'master'}", "ControlPersist=no", "RequestTTY=no"]
-    if not target.ask:
-        options.append("BatchMode=yes")
-    defaults = [
-        # Some of the time is for what comes after the login.
-        f"ConnectTimeout={max(1, int(timeout * 0.8))}",
-        "ServerAliveInterval=5",
-        "ServerAliveCountMax=3",
-        "ForwardAgent=no",
-        "ForwardX11=no",
-        "ClearAllForwardings=yes",
-        "PermitLocalCommand=no",
-        "LogLevel=ERROR",
-    ]
-    command = [target.ssh, "-T"]
-    for option in options:
-        command += ["-o", option]
-    if target.compress:
-        command.append("-C")
-    if target.port is not None:
-        command += ["-p", str(target.port)]
-    if target.user:
-        command += ["-l", target.user]
-    command += target.extra_args
-    for option in defaults:
-        command += ["-o", option]
-    return [*command, "--", target.host, _far_command(target.candidates, marker, target.sudo)]
-
-
-def _far_command(candidates: tuple[str, ...], marker: str, sudo: bool = False) -> str:
-    """The command for the login shell over there, whichever shell that is."""
-    words = ["exec", "sh", "-c", 'eval "$0"', SEARCH, marker, FIRST_STAGE]
-    for candidate in candidates:
-        parts = [_shell_word(word) for word in shlex.split(candidate)]
-        # Looked up by the user's own path: sudo has another one.
-        program = f'{SUDO} "$(command -v {parts[0]})"' if sudo else parts[0]
-        words += [parts[0], " ".join([program, *parts[1:]])]
-    return " ".join(words[:3] + [shlex.quote(word) for word in words[3:]])
-
-
-def _shell_word(word: str) -> str:
-    """Quote a word for sh, but let a leading ``~/`` mean the home directory over there."""
-    if word.startswith("~/"):
-        return "~/" + shlex.quote(word[2:])
-    return shlex.quote(word)

@@ -10,10 +10,14 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from easycluster.client.session import Unwanted
 from easycluster.errors import RemoteException
+from easycluster.link.pending import Pending
 
 if TYPE_CHECKING:
     import weakref
@@ -21,9 +25,12 @@ if TYPE_CHECKING:
     from easycluster.client.client import BaseClient
     from easycluster.client.response import NonblockingResponse
     from easycluster.client.session import NearSession
-    from easycluster.link.pending import Pending
 
-__all__ = ["Arrivals", "Completion", "ResponseSlot"]
+__all__ = ["Arrivals", "Completion", "Outstanding"]
+
+# Answers to nonblocking calls that may lie unsorted; their callers may have dropped them.
+_MOST_UNSORTED = 4096
+_monotonic = time.monotonic
 
 
 class Completion:
@@ -59,21 +66,45 @@ class Completion:
             function(argument)
 
 
-class ResponseSlot:
-    """What a request knows of its response, which its caller may have dropped."""
+class Items(list[Any]):
+    """A deque of a frame or none: an empty deque has room for 64 and takes 600 bytes."""
 
-    __slots__ = ("_session", "keep", "response")
+    __slots__ = ()
 
-    def __init__(self, session: NearSession) -> None:
-        self._session = session
+    def popleft(self) -> Any:
+        """Take the first one off."""
+        return self.pop(0)
+
+
+class Outstanding(Pending):
+    """A nonblocking request: what its response waits for, which the caller may have dropped.
+
+    Attributes:
+        response: The response.
+        taken: Whether somebody has waited for it, successfully or not.
+        keep: The response itself, once something besides its caller waits for it.
+        quiet: Whether nothing but its caller waits for it.
+    """
+
+    __slots__ = ("keep", "quiet", "response", "taken")
+
+    def __init__(self, operation: tuple[Any, ...]) -> None:
+        # As the others do it, without the call: thousands of these are made at once.
+        self.items = Items()  # type: ignore[assignment]  # has what is used of one
+        self.lock = None
+        self.request = 0
+        self.operation = operation
+        self.blocking = False
+        self.on_done = _nothing
+        self.started = _monotonic()
         self.response: weakref.ref[NonblockingResponse] | None = None
-        # The response itself, once something besides its caller waits for it.
-        self.keep: Any = None
+        self.taken = False
+        self.keep: NonblockingResponse | None = None
+        self.quiet = True
 
-    def __call__(self, pending: Pending) -> None:
-        """Give back the references in an answer that nobody wants any more."""
-        while pending.items:
-            self._session.late(pending.items.popleft())
+
+def _nothing(pending: Pending) -> None:
+    pass
 
 
 class Arrivals:
@@ -81,34 +112,64 @@ class Arrivals:
 
     Attributes:
         completions: Requests that were answered, or will not be; appended to by whoever reads.
+        urgent: Whether one of them is more than a response that somebody may wait for some time.
+        notifier: The descriptor for ``select``, once somebody has asked for it.
     """
 
     def __init__(self) -> None:
         self.completions: deque[Pending] = deque()
+        self.urgent = False
+        # Not to wait for: whoever holds it does what others would.
+        self._settling = threading.RLock()
         self._due: deque[Pending] = deque()
         self._responses: deque[weakref.ref[NonblockingResponse]] = deque()
-        self._notifier: _Notifier | None = None
+        self.notifier: _Notifier | None = None
 
     def sort(self) -> None:
         """Hand answers to their responses; completion functions stay until :meth:`run_due`."""
+        self.urgent = bool(self._due)
         while self.completions:
             try:
                 pending = self.completions.popleft()
             except IndexError:  # another thread took it
                 break
-            slot = pending.on_done
-            if not isinstance(slot, ResponseSlot):
+            if not isinstance(pending, Outstanding):
                 self._due.append(pending)
-            elif slot.response is not None and self._response(slot, pending) is not None:
-                self._responses.append(slot.response)
+                self.urgent = True
+            elif self._response(pending) is not None and pending.response is not None:
+                self._responses.append(pending.response)
 
-    def _response(self, slot: ResponseSlot, pending: Pending) -> NonblockingResponse | None:
+    def settle(self) -> None:
+        """Sort if somebody waits for that, and do what has become due; else forget what was waited for."""
+        if self.urgent or self.notifier is not None:
+            self.sort()
+            self.run_due()
+            self.tell()
+        else:
+            self.look()
+
+    def look(self) -> None:
+        """Sort if somebody waits for that; else only forget those answers at the front that were waited for."""
+        completions = self.completions
+        if self.urgent:
+            self.sort()
+        elif completions and self._settling.acquire(blocking=False):
+            try:
+                while completions and isinstance(completions[0], Outstanding) and completions[0].taken:
+                    completions.popleft()
+            except IndexError:  # another thread sorts
+                pass
+            finally:
+                self._settling.release()
+
+    def _response(self, pending: Outstanding) -> NonblockingResponse | None:
         """Return the response if it lives and nobody has waited for it yet; tell those who watch it."""
-        response = slot.response() if slot.response is not None else None
+        response = pending.response() if pending.response is not None else None
         if response is None:
-            slot(pending)
+            if pending.on_done is not None:
+                pending.on_done(pending)
             return None
-        if response.taken:
+        if pending.taken:
             return None
         response._arrived()
         return response
@@ -124,6 +185,7 @@ class Arrivals:
             count += 1
             assert pending.on_done is not None  # sort() looked
             pending.on_done(pending)
+        self.urgent = bool(self.completions)
         return count
 
     def has_due(self) -> bool:
@@ -145,40 +207,42 @@ class Arrivals:
                     pending = self.completions.popleft()
             except IndexError:
                 continue
-            slot = pending.on_done
-            if isinstance(slot, ResponseSlot):
+            if isinstance(pending, Outstanding):
                 # One that was dropped counts: somebody may read as many responses as calls were made.
-                dropped = slot.response is None or slot.response() is None
-                if self._response(slot, pending) is not None or dropped:
+                dropped = pending.response is None or pending.response() is None
+                if self._response(pending) is not None or dropped:
                     return True
-            elif slot is not None:
-                slot(pending)
-                return True
+            elif pending.on_done is not None:
+                pending.on_done(pending)
+                if not isinstance(pending.on_done, Unwanted):
+                    return True
         return False
 
     # Telling -------------------------------------------------------------------------------------
 
     def watch(self, link_fd: int) -> int:
         """Return a descriptor that is readable while there is something to take, or to read from the link."""
-        if self._notifier is None:
-            self._notifier = _Notifier(link_fd)
+        if self.notifier is None:
+            self.notifier = _Notifier(link_fd)
             self.tell()
-        return self._notifier.fileno()
+        return self.notifier.fileno()
 
     def relink(self, link_fd: int) -> None:
         """Watch another link from now on."""
-        if self._notifier is not None:
-            self._notifier.relink(link_fd)
+        if self.notifier is not None:
+            self.notifier.relink(link_fd)
 
-    def arrived(self) -> None:
+    def arrived(self, urgent: bool = True) -> None:
         """Say that there is something; called by whoever reads, does not block."""
-        notifier = self._notifier
+        if urgent or len(self.completions) > _MOST_UNSORTED:
+            self.urgent = True
+        notifier = self.notifier
         if notifier is not None:
             notifier.set()
 
     def tell(self) -> None:
         """Have the descriptor be readable exactly while there is something to take."""
-        notifier = self._notifier
+        notifier = self.notifier
         if notifier is not None:
             # First this, so that what arrives meanwhile is not missed.
             notifier.clear()
@@ -198,14 +262,15 @@ class Arrivals:
 
     def close(self) -> None:
         """Give the descriptor back."""
-        notifier, self._notifier = self._notifier, None
+        notifier, self.notifier = self.notifier, None
         if notifier is not None:
             notifier.close()
 
     def forget(self) -> None:
         """Leave everything to the parent of this process."""
-        self._notifier = None
+        self.notifier = None
         self.completions.clear()
+        self.urgent = False
         self._due.clear()
         self._responses.clear()
 

@@ -10,8 +10,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from easycluster.client import wishes
-from easycluster.client.arrivals import Arrivals, Completion, ResponseSlot
+from easycluster.client.arrivals import Arrivals, Completion, Outstanding
 from easycluster.client.calls import Calls
+from easycluster.client.gather import make_start
 from easycluster.client.globals import GlobalProxy
 from easycluster.client.output import OUTPUT_TIME, Output
 from easycluster.client.process import Forked, close_when_dropped, is_ending, live, shielded, sleep_on, weakly
@@ -88,6 +89,8 @@ class BaseClient(Calls, Output):
         self._default_thread = 0
         # ``_call(operation, origexc=True)`` does a plain call, one without keywords.
         self._call: Callable[..., Any] = self._request_plainly
+        # ``_start(operation)`` begins one with nothing but ``nonblocking``.
+        self._start: Callable[[tuple[Any, ...]], Any] = self._start_plainly
         self._thread_numbers: dict[int, int] = {0: 0, SINGLE: SINGLE_THREAD}
         # Not the caller's numbers, which may be any int.
         self._wire_numbers = itertools.count(1)
@@ -195,7 +198,7 @@ class BaseClient(Calls, Output):
         self._sent_blocks = {}
         self._thread_numbers = {0: 0, SINGLE: SINGLE_THREAD}
         self._wire_numbers = itertools.count(1)
-        self._call = self._make_call(session)
+        self._make_quick(session)
         self._start_output()
         self._respawn_due = False
 
@@ -349,6 +352,8 @@ class BaseClient(Calls, Output):
                 session = self._usable()
         if WISHES in session.special:
             self._tell_wishes(session)
+        if session.unwanted:
+            session.drop_unwanted()
         thread = self._thread_number(threadid)
         limit = _deadline.get()
         try:
@@ -356,9 +361,12 @@ class BaseClient(Calls, Output):
                 done = Completion(self, session, oncomplete, onerror or oncomplete)
                 return session.request(operation, thread, limit, False, done, threadid is None).request
             if nonblocking:
-                slot = ResponseSlot(session)
-                pending = session.request(operation, thread, limit, False, slot, threadid is None)
-                return NonblockingResponse(self, session, pending, slot, origexc)
+                body, buffers = session.values.dumps(operation, session.name_parts)
+                asked = Outstanding(operation)
+                # Before it is sent: who reads may find the answer at once.
+                response = NonblockingResponse(self, session, asked, origexc)
+                session.send_request(asked, body, buffers, thread, limit, threadid is None)
+                return response
             if timeout is not None:
                 limit = _monotonic() + timeout if limit is None else min(limit, _monotonic() + timeout)
             if limit is not None and limit <= _monotonic():
@@ -377,8 +385,9 @@ class BaseClient(Calls, Output):
             raise
         return self._finished(session, None, pending, limit, timeout, origexc)
 
-    def _make_call(self, session: NearSession) -> Callable[..., Any]:
-        return make_call(self, session, _deadlines, one_thread=self._one_thread)
+    def _make_quick(self, session: NearSession) -> None:
+        self._call = make_call(self, session, _deadlines, one_thread=self._one_thread)
+        self._start = make_start(self, session, _deadlines, one_thread=self._one_thread)
 
     def _tell_wishes(self, session: NearSession) -> None:
         """Tell the far side what this process wishes of it by now, unless it knows."""
@@ -397,6 +406,10 @@ class BaseClient(Calls, Output):
     def _request_plainly(self, operation: tuple[Any, ...], origexc: bool | str = True) -> Any:
         """Do what :attr:`_call` does, without a connection: say why there is none."""
         return self._request(operation, origexc=origexc)
+
+    def _start_plainly(self, operation: tuple[Any, ...]) -> Any:
+        """Do what :attr:`_start` does, without a connection: say why there is none."""
+        return self._request(operation, True)
 
     def _request_pickled(
         self,
@@ -445,8 +458,10 @@ class BaseClient(Calls, Output):
             value, error = self._unpacked(session, message)
         else:
             value, error = self._await_until(session, pending, limit, timeout)
+        if session.unwanted:
+            session.drop_unwanted()
         if session.completions:
-            self._arrivals.sort()
+            self._arrivals.look()
         if error is None:
             return value
         try:
@@ -472,9 +487,7 @@ class BaseClient(Calls, Output):
 
     def _after_wait(self) -> None:
         """Call the completion functions whose calls have finished; somebody has waited for a response."""
-        self._arrivals.sort()
-        self._arrivals.run_due()
-        self._arrivals.tell()
+        self._arrivals.settle()
 
     def _await_until(
         self, session: NearSession, pending: Pending, limit: float | None, timeout: float | None
@@ -586,6 +599,7 @@ class BaseClient(Calls, Output):
 
     def _complete_rest(self) -> None:
         """Tell everybody who still waits in some way that no answer comes any more."""
+        self._arrivals.sort()
         self._after_wait()
 
     def read_response(self, block: bool = True) -> bool:
@@ -640,9 +654,9 @@ class BaseClient(Calls, Output):
         session.notify_completed = weakly(self._notify_watcher)
         session.wake_watcher()
 
-    def _notify_watcher(self) -> None:
-        self._arrivals.arrived()
-        if self._session is not None:
+    def _notify_watcher(self, urgent: bool) -> None:
+        self._arrivals.arrived(urgent)
+        if urgent and self._session is not None:
             self._session.wake_watcher()
 
     def _sort_quietly(self) -> None:
@@ -669,7 +683,7 @@ class BaseClient(Calls, Output):
         self._default_thread = threadid
         self._one_thread = False
         if self._session is not None:
-            self._call = self._make_call(self._session)
+            self._make_quick(self._session)
 
     def stop_remote_thread(self, threadid: int) -> None:
         """Let a far-side thread end once it has answered what it was sent."""

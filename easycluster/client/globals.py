@@ -14,6 +14,8 @@ __all__ = ["GlobalProxy"]
 
 
 _CALL = Op.CALL
+# Keywords of a remote call besides ``nonblocking``.
+_special = frozenset({"oncomplete", "onerror", "threadid", "origexc"})
 
 
 class GlobalProxy:
@@ -32,6 +34,9 @@ class GlobalProxy:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what the name stands for."""
         if kwargs:
+            if kwargs.get("nonblocking") is True and _special.isdisjoint(kwargs):
+                del kwargs["nonblocking"]
+                return self._client._start((_CALL, self._name, args, kwargs))
             keywords = take_keywords(kwargs)
             return self._client._request((_CALL, self._name, args, kwargs), *keywords)
         return self._client._call((_CALL, self._name, args, kwargs))

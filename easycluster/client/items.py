@@ -6,7 +6,7 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from easycluster.client.arrivals import ResponseSlot
+from easycluster.client.session import Unwanted, abandon
 from easycluster.link.items import Pace, discard_entry, load_entry
 from easycluster.link.operations import Op
 from easycluster.wire.frames import Kind
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from easycluster.client.client import BaseClient
     from easycluster.client.session import NearSession
     from easycluster.link.pending import Pending
+    from easycluster.wire.frames import Frame
 
 __all__ = ["iterate"]
 
@@ -65,37 +66,17 @@ def iterate(client: BaseClient, oid: int) -> Iterator[Any]:
         for entry in entries:
             discard_entry(session.values, entry)
         if pending is not None:
-            _abandon(session, pending)
+            abandon(pending, _Abandoned(session))
 
 
-def _abandon(session: NearSession, pending: Pending) -> None:
-    """Have the references given back that come in an answer which nobody wants any more."""
-    slot = pending.on_done = _Abandoned(session)
-    # In this order: whoever reads the link takes the request off the list before it looks at on_done.
-    if pending.request not in session.pending:
-        slot(pending)
+class _Abandoned(Unwanted):
+    """Takes an answer for a loop that has ended."""
 
-
-class _Abandoned(ResponseSlot):
-    """Takes an answer for a loop that has ended; there is no response behind it."""
-
-    __slots__ = ()
-
-    def __init__(self, session: NearSession) -> None:
-        super().__init__(session)
-        self.response = _nothing  # type: ignore[assignment]  # as a reference whose object has died
-
-    def __call__(self, pending: Pending) -> None:
-        with contextlib.suppress(IndexError):  # another thread does this too
-            while True:
-                message = pending.items.popleft()
-                if message[0] == Kind.REPLY or message[0] == Kind.ITEM:
-                    with contextlib.suppress(Exception):
-                        for entry in self._session.load(message)[0]:
-                            discard_entry(self._session.values, entry)
-                else:
-                    self._session.late(message)
-
-
-def _nothing() -> None:
-    return None
+    def drop(self, session: NearSession, message: Frame) -> None:
+        """Give back what one frame with items brought."""
+        if message[0] == Kind.REPLY or message[0] == Kind.ITEM:
+            with contextlib.suppress(Exception):
+                for entry in session.load(message)[0]:
+                    discard_entry(session.values, entry)
+        else:
+            session.late(message)

@@ -56,7 +56,7 @@ def make_call(
     decoder, stream, outgoing = session._decoder, session.stream, session._outgoing
     inside, special, dropped, parked = session.inside, session.special, session._dropped, session.parked
     sleepers, completions, ids = session._sleepers, session.completions, session._ids
-    values, reading = session.values, session._reading
+    values, reading, gathered = session.values, session._reading, session.gathered
     is_owned, take_role, leave_role = reading._is_owned, reading.acquire, reading.release
     # Nobody closes the stream while we hold the reading role.
     (read, sizes), (write, flags) = stream.read_step, stream.write_step
@@ -66,7 +66,7 @@ def make_call(
 
     def call(operation: tuple[Any, ...], origexc: bool | str = True) -> Any:
         request = 0
-        if inside or deadlines or required or special:
+        if inside or deadlines or required or special or gathered:
             return owner()._request(operation, origexc=origexc)
         # Before the role is taken: how a value is pickled may be the user's code, and that may make calls.
         try:

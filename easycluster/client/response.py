@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 import weakref
-from _thread import allocate_lock
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from easycluster.errors import CallCancelled, CallTimeout, RemoteException
 from easycluster.link.operations import describe_operation
+from easycluster.wire.frames import Kind
+from easycluster.wire.pickling import STACK_GLOBAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from easycluster.client.arrivals import ResponseSlot
+    from easycluster.client.arrivals import Outstanding
     from easycluster.client.client import BaseClient
     from easycluster.client.session import NearSession
-    from easycluster.link.pending import Pending
 
 __all__ = ["NonblockingResponse"]
 
+_REPLY = Kind.REPLY
+_loads = pickle.loads
+# Answers that may lie among the completions although they were waited for.
+_UNSETTLED = 64
 
-class _Outcome(NamedTuple):
-    value: Any = None
-    # What the call raised.
-    error: RemoteException | None = None
-    # Why there is no answer.
-    failure: BaseException | None = None
+
+# The value, what the call raised, and why there is no answer.
+_Outcome = tuple[Any, "RemoteException | None", "BaseException | None"]
 
 
 class NonblockingResponse:
@@ -43,33 +45,38 @@ class NonblockingResponse:
         taken: Whether somebody has waited for it, successfully or not.
     """
 
+    # Most responses are waited for once, by one thread, and need none of these.
+    _outcome: _Outcome | None = None
+    _cancelled = False
+    _callbacks: deque[Callable[[Any], object]] | None = None
+    _lazy_condition: threading.Condition | None = None
+    # Whether there is an outcome that all may know of, and whether those who wait as for a future do.
+    _announced = False
+    _told = False
+
     def __init__(
-        self, client: BaseClient, session: NearSession, pending: Pending, slot: ResponseSlot, origexc: bool | str
+        self, client: BaseClient, session: NearSession, pending: Outstanding, origexc: bool | str = True
     ) -> None:
-        self.client = client
-        self.request_id = pending.request
-        self.taken = False
         self._session = session
         self._pending = pending
-        self._slot = slot
+        self.client = client
         self._origexc = origexc
-        # Set once, in one store; whoever set it announces it.
-        self._outcome: _Outcome | None = None
-        self._cancelled = False
-        # An RLock because it knows its owner: a signal may leave it locked.
-        self._waiting = threading.RLock()
-        self._callbacks: deque[Callable[[Any], object]] = deque()
-        self._lazy_condition: threading.Condition | None = None
-        # Guards the making of the condition: from then on it guards what follows.
-        self._making = allocate_lock()
-        self._announced = False
-        self._waiters: list[Any] = []
-        slot.response = weakref.ref(self)
+        pending.response = weakref.ref(self)
 
     def __del__(self) -> None:
-        # An answer that has come and that nobody took: the references in it go back.
-        if getattr(self, "_outcome", self) is None:
-            self._slot(self._pending)
+        # As little as can be: an exception of a signal handler that comes in here is dropped.
+        if self._outcome is None and "_pending" in self.__dict__:
+            self._session.unwanted.append(self._pending)
+
+    @property
+    def request_id(self) -> int:
+        """Number of the request in its session."""
+        return self._pending.request
+
+    @property
+    def taken(self) -> bool:
+        """Whether somebody has waited for it, successfully or not."""
+        return self._pending.taken
 
     def __repr__(self) -> str:
         state = "cancelled" if self._cancelled else "done" if self.have_response else "pending"
@@ -104,31 +111,51 @@ class NonblockingResponse:
             SessionError: If the session has ended.
             Exception: What the call raised.
         """
+        pending, outcome = self._pending, self._outcome
+        if pending.items and outcome is None and pending.keep is None:
+            try:
+                kind, flags, _request, _thread, body, buffers = pending.items[0]
+            except IndexError:  # another thread has just taken it
+                kind = flags = 0
+            if kind == _REPLY and not flags and not buffers and STACK_GLOBAL not in body:
+                pending.taken = True
+                try:
+                    value = _loads(body)
+                except Exception as exc:
+                    raise self._session.values.not_rebuilt(exc) from exc
+                # One step, so that two threads that do this get the same.
+                outcome = self.__dict__.setdefault("_outcome", (value, None, None))
+                client = self.client
+                arrivals = client._arrivals
+                if arrivals.urgent or arrivals.notifier is not None or len(arrivals.completions) > _UNSETTLED:
+                    client._after_wait()
+                return outcome[0]
         outcome = self._wait(timeout)
+        value, error, failure = outcome
         try:
-            if outcome.failure is not None:
-                raise outcome.failure
-            if outcome.error is not None:
-                raise self.client._chosen(outcome.error, self._origexc if origexc is None else origexc)
-            return outcome.value
+            if failure is not None:
+                raise failure
+            if error is not None:
+                raise self.client._chosen(error, self._origexc if origexc is None else origexc)
+            return value
         finally:
             # Else the exception holds its traceback, that this frame, and this frame the exception.
-            del self, outcome
+            del self, outcome, error, failure
 
     def cancel(self) -> bool:
         """Stop the call on the far side; return False if it had finished already."""
         if self.have_response:
             return self._cancelled
         self._cancelled = True
-        self._settle(_Outcome(failure=CallCancelled("the call was cancelled")))
-        self.taken = True
+        self._settle((None, None, CallCancelled("the call was cancelled")))
+        self._pending.taken = True
         # Its answer still comes, soon: until then it stays with the requests that have none, so that
         # a thread that waits for it wakes up.
         self.client._stop(self._session, self._pending)
         return True
 
     def _wait(self, timeout: float | None) -> _Outcome:
-        self.taken = True
+        self._pending.taken = True
         outcome = self._outcome or self._receive(timeout)
         self.client._after_wait()
         return outcome
@@ -140,16 +167,16 @@ class NonblockingResponse:
             # Another thread waits, for longer.
             self.client._stop(self._session, self._pending)
             call = describe_operation(self._pending.operation)
-            return self._settle(_Outcome(failure=CallTimeout(self.client.peername, call, timeout or 0.0)))
+            return self._settle((None, None, CallTimeout(self.client.peername, call, timeout or 0.0)))
         try:
             if self._outcome is not None:
                 return self._outcome
             remaining = None if end is None else max(0.0, end - time.monotonic())
-            outcome = _Outcome(failure=CallCancelled("the call was cancelled, because its wait was interrupted"))
+            outcome: _Outcome = (None, None, CallCancelled("the call was cancelled, because its wait was interrupted"))
             try:
-                outcome = _Outcome(*self.client._await(self._session, self._pending, remaining, timeout))
+                outcome = (*self.client._await(self._session, self._pending, remaining, timeout), None)
             except Exception as exc:  # noqa: BLE001 - raised by wait(), whatever it is
-                outcome = _Outcome(failure=exc)
+                outcome = (None, None, exc)
             finally:
                 # Also after Ctrl-C: the call has been stopped then.  Before it, if it was cancelled.
                 self._outcome = self._outcome or outcome
@@ -167,16 +194,15 @@ class NonblockingResponse:
 
     def _announce(self) -> None:
         """Tell those who wait as for a future, once."""
-        with self._making:
-            condition = self._lazy_condition
-            if condition is None:
-                self._announced = True
+        # In this order: who makes the condition looks at this afterwards.
+        self._announced = True
+        condition = self._lazy_condition
         if condition is not None:
             with condition:
                 # They stay in the list: who put them there takes them out.
-                for waiter in () if self._announced else self._waiters:
+                for waiter in () if self._told else self._waiters:
                     waiter.add_result(self) if self._succeeded else waiter.add_exception(self)
-                self._announced = True
+                self._told = True
                 condition.notify_all()
         while self._callbacks:
             try:
@@ -184,16 +210,16 @@ class NonblockingResponse:
             except IndexError:  # another thread took it
                 break
             callback(self)
-        self._slot.keep = None
+        self._pending.keep = None
 
     @property
     def _succeeded(self) -> bool:
         outcome = self._outcome
-        return outcome is not None and outcome.failure is None and outcome.error is None
+        return outcome is not None and outcome[1] is None and outcome[2] is None
 
     def _arrived(self) -> None:
         """The answer is here; called in a thread that sorts answers."""
-        if self._slot.keep is not None and self._outcome is None:
+        if self._pending.keep is not None and self._outcome is None:
             self._receive()
 
     # As a future ---------------------------------------------------------------------------------
@@ -217,11 +243,12 @@ class NonblockingResponse:
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the call raised, None if it raised nothing."""
         outcome = self._wait(timeout)
-        return outcome.failure or (outcome.error.orig if outcome.error is not None else None)
+        _value, error, failure = outcome
+        return failure or (error.orig if error is not None else None)
 
     def add_done_callback(self, callback: Callable[[Any], object]) -> None:
         """Call ``callback(response)`` once the call has finished."""
-        self._callbacks.append(callback)
+        self.__dict__.setdefault("_callbacks", deque()).append(callback)
         self._attend()
         if self._outcome is not None:
             self._announce()
@@ -229,7 +256,8 @@ class NonblockingResponse:
     def _attend(self) -> None:
         """Have the answer taken as soon as it is here, although nobody waits."""
         if self._outcome is None:
-            self._slot.keep = self
+            pending = self._pending
+            pending.keep, pending.quiet = self, False
             self.client._watch(self._session)
             if self.have_response:
                 self._receive()
@@ -239,10 +267,15 @@ class NonblockingResponse:
         """What ``concurrent.futures`` waits on; made when it is first asked for."""
         condition = self._lazy_condition
         if condition is None:
-            with self._making:
-                condition = self._lazy_condition = self._lazy_condition or threading.Condition()
+            self._waiters: list[Any] = self.__dict__.setdefault("_waiters", [])
+            condition = self.__dict__.setdefault("_lazy_condition", threading.Condition())
             self._attend()
         return condition
+
+    @property
+    def _waiting(self) -> Any:
+        """Held by the one thread that waits; an RLock because it knows its owner: a signal may leave it locked."""
+        return self.__dict__.get("_lock") or self.__dict__.setdefault("_lock", threading.RLock())
 
     @property
     def _state(self) -> str:

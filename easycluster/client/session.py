@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from _thread import get_ident
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from easycluster.link.operations import Op, PeerSession
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from easycluster.errors import SessionError
+    from easycluster.link.pending import Pending
     from easycluster.wire.frames import Frame
 
-__all__ = ["NearSession"]
+__all__ = ["NearSession", "Unwanted", "abandon"]
 
 
 class NearSession(PeerSession):
@@ -35,9 +37,11 @@ class NearSession(PeerSession):
         self.hello = Waiter()
         # Set by whoever first finds out; calls that are asked about later get the same reason.
         self.why_ended: SessionError | None = None
-        self.notify_completed: Callable[[], None] | None = None
+        self.notify_completed: Callable[[bool], None] | None = None
         # What the far side knows of our wishes.
         self.told_wishes: dict[str, Any] | None = None
+        # Requests whose responses were dropped before anybody has waited.
+        self.unwanted: deque[Pending] = deque()
         self._callbacks = Waiter()
         # What ended a callback and is no Exception, by thread.
         self._exits: dict[int, BaseException] = {}
@@ -96,6 +100,20 @@ class NearSession(PeerSession):
             self._exits[get_ident()] = exc
         return super().dump_failure(exc)
 
+    def drop_unwanted(self) -> None:
+        """Have the answers dropped to which there is no response any more."""
+        while self.unwanted:
+            try:
+                pending = self.unwanted.popleft()
+            except IndexError:  # another thread took it
+                break
+            abandon(pending, Unwanted(self))
+
+    def flush_releases(self) -> None:
+        """Send what was dropped, if the link is free; for idle times."""
+        self.drop_unwanted()
+        super().flush_releases()
+
     def on_ended(self) -> None:
         """Count requests without an answer as completed: there will be none."""
         for request in list(self.pending):
@@ -103,9 +121,34 @@ class NearSession(PeerSession):
             if pending is not None and pending.on_done is not None:
                 del self.pending[request]
                 self.completions.append(pending)
-        self.completed()
+        self.completed(True)
 
-    def completed(self) -> None:
+    def completed(self, urgent: bool) -> None:
         """Tell whoever handles completions."""
         if self.notify_completed is not None:
-            self.notify_completed()
+            self.notify_completed(urgent)
+
+
+class Unwanted:
+    """Gives back the references in an answer that nobody wants any more; an ``on_done``."""
+
+    def __init__(self, session: NearSession) -> None:
+        self._session = session
+
+    def __call__(self, pending: Pending) -> None:
+        """Drop all that has come."""
+        with contextlib.suppress(IndexError):  # another thread does this too
+            while True:
+                self.drop(self._session, pending.items.popleft())
+
+    def drop(self, session: NearSession, message: Frame) -> None:
+        """Give back what one frame brought."""
+        session.late(message)
+
+
+def abandon(pending: Pending, unwanted: Unwanted) -> None:
+    """Have an answer dropped, whether it has come or is on its way."""
+    pending.on_done = unwanted
+    # In this order: whoever reads the link takes the request off the list before it looks at on_done.
+    if pending.request not in unwanted._session.pending:
+        unwanted(pending)

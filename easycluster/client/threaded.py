@@ -12,6 +12,8 @@ from easycluster.client.process import is_ending, weakly
 from easycluster.wire.frames import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from easycluster.client.endpoint import Endpoint
     from easycluster.client.session import NearSession
 
@@ -44,9 +46,19 @@ class ThreadingMixin(BaseClient):
         self._owners = {}
         session = self._session
         assert session is not None  # _use has set it
-        session.notify_completed = session.wake_watcher
+        session.notify_completed = self._make_notify(session)
         session.start_watcher(weakly(self._complete_quietly))
         endpoint.control.on_idle = weakly(self._idle)
+
+    def _make_notify(self, session: NearSession) -> Callable[[bool], None]:
+        arrivals = self._arrivals
+
+        def notify(urgent: bool) -> None:
+            if urgent:
+                arrivals.urgent = True
+                session.wake_watcher()
+
+        return notify
 
     def _thread_number(self, threadid: int | None) -> int:
         if threadid is not None:

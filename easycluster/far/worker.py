@@ -30,6 +30,7 @@ from easycluster.errors import ForkedClientError, ProtocolError
 from easycluster.far import output, undo
 from easycluster.far.audit import AuditedSession
 from easycluster.far.fdpass import recv_packet, send_packet
+from easycluster.far.gather import make_serve_waiting
 from easycluster.far.importer import ControllerFinder, NotNow
 from easycluster.far.keeper import CANCEL_SIGNAL, DUMP_SIGNAL
 from easycluster.far.namespace import Namespace
@@ -196,11 +197,16 @@ class Worker:
         is_main = thread is self.main_thread
         inbox = thread.inbox
         answer_plain_calls = make_serve(self, session, thread) if is_main else None
+        answer_waiting_calls = make_serve_waiting(self, session, thread)
         while True:
             try:
                 if answer_plain_calls is not None:
                     answer_plain_calls()
-                message = session.wait_item(inbox)
+                session.wait_some(inbox)
+                answer_waiting_calls()
+                if not inbox.items:
+                    continue
+                message = inbox.items.popleft()
                 if message[0] == Kind.STOP_THREAD:
                     return
                 self._answer(session, message)

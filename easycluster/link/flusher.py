@@ -1,8 +1,9 @@
 """The flusher: a thread that sends what sessions have gathered once the threads that gather let others run.
 
-One a process.  It is woken with the first small message that a session keeps back.  Python lets it
-run when the gathering thread waits for something, at the latest after the switch interval (5 ms);
-until then more messages come to the first, and go out with it in one write.
+One a process, while there is something to do.  It is woken with the first small message that a
+session keeps back.  Python lets it run when the gathering thread waits for something, at the latest
+after the switch interval (5 ms); until then more messages come to the first, and go out with it in
+one write.
 
 This module is shipped to the far side.
 """
@@ -24,6 +25,8 @@ __all__ = ["flush_soon"]
 
 # Seconds until a session is tried again whose link is full or in use.
 AGAIN = 0.01
+# Seconds without work after which the thread ends; the next one starts when it is needed.
+IDLE = 1.0
 
 _starting = allocate_lock()
 _tick = allocate_lock()
@@ -53,9 +56,16 @@ def flush_soon(session: Sender) -> bool:
 
 
 def _run() -> None:
+    global _runs
     left: List[Sender] = []
     while True:
-        _tick.acquire(timeout=AGAIN if left else -1)
+        if not _tick.acquire(timeout=AGAIN if left else IDLE) and not left:
+            with _starting:
+                # In this order: who has just appended looks at the one afterwards, and we at the other.
+                _runs = False
+                if not _due:
+                    return
+                _runs = True
         sessions, left = left, []
         while _due:
             sessions.append(_due.popleft())

@@ -44,6 +44,9 @@ class Pending(Waiter):
 
     __slots__ = ("blocking", "on_done", "operation", "request", "started")
 
+    # Whether nobody has to hear at once that the answer is here.
+    quiet = False
+
     def __init__(self, operation: Tuple[Any, ...], blocking: bool) -> None:
         super().__init__()
         self.request = 0

@@ -117,8 +117,14 @@ class Sender:
         if len(self.gathered) >= GATHER:
             self.flush()
         elif not self.flush_due:
-            self.flush_due = True
-            if not flush_soon(self):
+            try:
+                self.flush_due = True
+                there = flush_soon(self)
+            except BaseException:
+                # Else nobody would be asked again.
+                self.flush_due = False
+                raise
+            if not there:
                 self.flush()
 
     def flush(self, deadline: Optional[float] = None) -> None:

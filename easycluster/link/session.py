@@ -33,6 +33,7 @@ __all__ = ["Session", "name_parts"]
 
 _monotonic = time.monotonic
 _take = deque.popleft
+_REPLY, _RAISE = Kind.REPLY, Kind.RAISE
 
 
 def name_parts(operation: Tuple[Any, ...]) -> List[str]:
@@ -133,8 +134,12 @@ class Session(Sender):
     def on_ended(self) -> None:
         """The link has ended; called once, in whatever thread noticed."""
 
-    def completed(self) -> None:
-        """A request with ``on_done`` was answered; called by the reading thread, must not block."""
+    def completed(self, urgent: bool) -> None:
+        """Requests with ``on_done`` were answered; called by the reading thread, must not block.
+
+        Args:
+            urgent: Whether one of them is not :attr:`~easycluster.link.pending.Pending.quiet`.
+        """
 
     # Requests ----------------------------------------------------------------------------------
 
@@ -210,6 +215,11 @@ class Session(Sender):
             Expired: At the deadline (monotonic seconds).
             OSError: If the link has ended and nothing is left to take.
         """
+        self.wait_some(waiter, deadline)
+        return waiter.items.popleft()
+
+    def wait_some(self, waiter: Waiter, deadline: Optional[float] = None) -> None:
+        """As :meth:`wait_item`, but leave the frame where it is."""
         items = waiter.items
         if self.gathered and not items:
             self.flush(deadline)
@@ -227,7 +237,6 @@ class Session(Sender):
                     self._leave_role()
             else:
                 self._sleep(waiter, deadline)
-        return items.popleft()
 
     def _sleep(self, waiter: Waiter, deadline: Optional[float]) -> None:
         """Sleep until ``waiter`` has news or the reading role is free."""
@@ -340,20 +349,24 @@ class Session(Sender):
                 return self.end(exc)
         ready = decoder.ready
         pending = self.pending
+        completed = urgent = False
         while ready:
-            kind, flags, request, thread, _body, _buffers = ready[0]
-            if kind == Kind.REPLY or kind == Kind.RAISE:
+            message = ready[0]
+            kind, flags, request, thread, _body, _buffers = message
+            if kind == _REPLY or kind == _RAISE:  # noqa: SIM109 - a set costs more
                 answered = pending.get(request)
                 if answered is None:
-                    self.late(ready[0])
+                    self.late(message)
                     ready.popleft()
                     continue
-                # In this order: interrupted in between, the next round ends up the same.
-                answered.items.extend(map(_take, (ready,)))
+                # In this order: interrupted in between, the next round adds it again, and only the first is taken.
+                answered.items.append(message)
+                ready.popleft()
                 pending.pop(request, None)
                 if answered.on_done is not None:
                     self.completions.append(answered)
-                    self.completed()
+                    completed = True
+                    urgent = urgent or not answered.quiet
                 lock = answered.lock
                 if lock is not None:
                     wake(lock)
@@ -374,6 +387,8 @@ class Session(Sender):
             if lock is not None:
                 wake(lock)
         decoder.rest()
+        if completed:
+            self.completed(urgent)
         return None
 
     def late(self, message: Frame) -> None:
@@ -441,7 +456,7 @@ class Session(Sender):
             watcher.join(timeout)
 
 
-locks_here(Session.wait_item)
+locks_here(Session.wait_some)
 
 
 def _link_ended(reason: BaseException) -> OSError:

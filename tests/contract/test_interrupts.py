@@ -73,6 +73,8 @@ class Interrupt(BaseException):
 class Alarm:
     """Raises in the main thread, once in each ``with`` block, at a random moment.
 
+    It raises again if that has not ended the block: Python drops what is raised inside a ``__del__``.
+
     Args:
         longest: Seconds until then, about, at most.
     """
@@ -81,10 +83,12 @@ class Alarm:
         self.longest = longest
         self.raised = 0
         self._armed = False
+        self._again = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._send)
 
     def __enter__(self):
+        self._again = 0.0
         self._armed = True
 
     def __exit__(self, kind, _exc, _traceback):
@@ -92,15 +96,15 @@ class Alarm:
         return kind is Interrupt
 
     def _handle(self, _number, _frame):
-        if self._armed:
-            self._armed = False
+        if self._armed and time.monotonic() > self._again:
+            self._again = time.monotonic() + 1
             self.raised += 1
             raise Interrupt
 
     def _send(self):
         main = threading.main_thread().ident
         while not self._stopped.wait(random.uniform(0, self.longest)):
-            if self._armed:
+            if self._armed and time.monotonic() > self._again:
                 signal.pthread_kill(main, signal.SIGUSR1)
 
     @contextlib.contextmanager

@@ -36,6 +36,8 @@ def parse(words):
     parser = argparse.ArgumentParser(prog="python -m tests.wrong", description="What happens when things go wrong.")
     parser.add_argument("--rows", metavar="A,B", help=f"only these rows: {', '.join(ROWS)}")
     parser.add_argument("--rounds", metavar="N", type=int, help='instead: rounds of "pull the cable, kill -9"')
+    parser.add_argument("--first", type=int, default=1, help="number of the first round (%(default)s)")
+    parser.add_argument("--ledger", metavar="FILE", type=Path, help="add these rounds to those in FILE, and count all")
     parser.add_argument("--seed", type=int, default=1, help="of what rounds leave to chance (%(default)s)")
     parser.add_argument("--slack", type=float, default=1.0, help="how many times longer things may take (%(default)s)")
     parser.add_argument(
@@ -62,11 +64,12 @@ def play_rounds(options):
     """Play the rounds; return the exit status."""
     began = time.monotonic()
     with LabBox(ROUND_HOSTS, share=[CHECKOUT]) as box, tempfile.TemporaryDirectory(prefix="wrong-") as folder:
-        numbers = range(1, options.rounds + 1)
+        numbers = range(options.first, options.first + options.rounds)
         played = rounds.play(
             box, Path(folder), numbers, ROUND_HOSTS, options.seed, options.slack, lambda one: print(one, flush=True)
         )
-    text = rounds.render(played)
+    every = rounds.add_to(options.ledger, played) if options.ledger else played
+    text = rounds.render(every)
     print(f"\n{text}\n\nseed {options.seed}, in {time.monotonic() - began:.0f} s")
     if options.markdown:
         write(options.markdown, text, ROUNDS_BEGIN, ROUNDS_END)

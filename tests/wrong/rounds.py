@@ -7,12 +7,13 @@ a lock, a file, a change that was not undone; it is looked at from inside, with 
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import statistics
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from .stage import GONE, LEASE, Stage
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 
     from easycluster.labbox import RunningBox
 
-__all__ = ["DEEDS", "Round", "planned", "play", "render"]
+__all__ = ["DEEDS", "Round", "add_to", "planned", "play", "render"]
 
 DEEDS = ("cable", "kill -9", "cable, then kill -9", "kill -9, then cable")
 
-# How far a run is when the round's delay begins; the longest delay takes it to the next of these or beyond.
-MOMENTS = ("begun", "leased", "changing", "reached")
-DELAY = 0.4
+# How far a run is when the round's delay begins, and the longest delay, which takes it to the next of these or beyond;
+# it takes longest to connect.
+MOMENTS = {"begun": 1.2, "leased": 0.4, "changing": 0.4, "reached": 0.4}
 # Between the first blow and the second.
 GAP = 0.3
 # A far side that has not heard a word from us yet waits this long for one, whatever the lab file says.
@@ -37,7 +38,7 @@ FIRST_LEASE = 15.0
 
 # What the run of a cut host ends with, at the latest when it has tried to connect again.
 LOST = 16
-CONNECT = 3.0
+CONNECT = 10.0
 
 SUITE = """
 say("begun")
@@ -90,7 +91,8 @@ def planned(numbers: Sequence[int], hosts: Sequence[str], seed: int = 1) -> list
         # Hosts take turns, and so do deeds on each of them.
         turn = number - 1
         host, deed = hosts[turn % len(hosts)], DEEDS[(turn + turn // len(DEEDS)) % len(DEEDS)]
-        found.append(Round(number, host, deed, chance.choice(MOMENTS), chance.uniform(0, DELAY)))
+        moment = chance.choice(list(MOMENTS))
+        found.append(Round(number, host, deed, moment, chance.uniform(0, MOMENTS[moment])))
     return found
 
 
@@ -135,7 +137,7 @@ def _play_one(stage: Stage, one: Round, chance: random.Random) -> None:
             if number:
                 time.sleep(chance.uniform(0, GAP))
             blows[blow]()
-        done = time.monotonic()
+        done = run.began = time.monotonic()
         silent = FIRST_LEASE if one.moment == "begun" else LEASE
         one.seconds = stage.clean(done, GONE + (silent if "cable" in one.deed else 0.0), near=False)
         if one.deed == "cable":
@@ -144,6 +146,13 @@ def _play_one(stage: Stage, one: Round, chance: random.Random) -> None:
         stage.clean(time.monotonic())
     finally:
         stage.end()
+
+
+def add_to(ledger: Path, rounds: Sequence[Round]) -> list[Round]:
+    """Write rounds into a file, and return all that are in it: many rounds can be played in slices."""
+    with ledger.open("a") as file:
+        file.writelines(json.dumps(asdict(one)) + "\n" for one in rounds)
+    return [Round(**json.loads(line)) for line in ledger.read_text().splitlines()]
 
 
 def render(rounds: Sequence[Round]) -> str:

@@ -62,19 +62,13 @@ def change(state="/root/state"):
     easycluster.undo("echo as it was >" + state)
     with open(state, "w") as file:
         file.write("changed\\n")
-    easycluster.undo(["ip", "addr", "del", "192.0.2.7/32", "dev", "lo"])
+    easycluster.undo(["ip", "addr", "del", "192.0.2.7/32", "dev", "lo"], boot="forget")
     subprocess.check_call(["ip", "addr", "add", "192.0.2.7/32", "dev", "lo"])
     easycluster.undo("rm -f /tmp/scratch")
     open("/tmp/scratch", "w").close()
     subprocess.Popen(["sleep", "86401"])
     daemon = "trap '' HUP TERM; sleep 86402 & sleep 86403"
     subprocess.check_call('setsid sh -c "%s" >/dev/null 2>&1 &' % daemon, shell=True)
-
-def calibrate():
-    """Change only what a loss of power does not change back."""
-    easycluster.undo("echo as it was >/root/state")
-    with open("/root/state", "w") as file:
-        file.write("changed\\n")
 
 def rebuild(reached=None):
     """A long call."""
@@ -266,9 +260,10 @@ class Run:
     def left(self) -> list[str]:
         """What is left of it on this side: processes, and files in its folder for temporary ones."""
         scratch = self.folder / "tmp"
-        return [repr(process) for process in token_of(scratch, processes())] + [
-            f"file {path}" for path in sorted(scratch.rglob("*")) if not path.is_dir()
-        ]
+        found = [repr(process) for process in token_of(scratch, processes())]
+        for folder, _, files in os.walk(scratch):  # which does not mind what vanishes meanwhile
+            found += [f"file {folder}/{name}" for name in files]
+        return found
 
     def close(self) -> None:
         """End it, whatever it is in."""

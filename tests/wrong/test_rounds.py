@@ -33,7 +33,7 @@ say("begun")
 def test_a_round_is_dirty_if_a_process_outlives_its_run(labbox, tmp_path, monkeypatch):
     leaves = LEAVES.format(config=labbox.ssh_config, host="gpu01")
     monkeypatch.setattr(rounds, "SUITE", rounds.SUITE.replace('say("begun")', leaves))
-    monkeypatch.setattr(rounds, "MOMENTS", ("begun",))
+    monkeypatch.setattr(rounds, "MOMENTS", {"begun": 0.1})
 
     (one,) = rounds.play(labbox, tmp_path, [2], ("gpu01",))
 
@@ -50,3 +50,13 @@ def test_rounds_of_a_seed_are_the_same_each_time():
 
     assert first == second != other
     assert len(set(itertools.chain(first, other))) == 16
+
+
+def test_rounds_played_in_slices_are_counted_together(tmp_path):
+    first = rounds.planned([1, 2], ("gpu01",))
+    first[1].faults.append("process sleep")
+    second = rounds.planned([3], ("gpu01",))
+
+    assert rounds.add_to(tmp_path / "ledger", first) == first
+    assert rounds.add_to(tmp_path / "ledger", second) == [*first, *second]
+    assert rounds.render([*first, *second]).endswith("\n1 dirty hosts of 3")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +94,12 @@ def test_an_unknown_row_is_refused(capsys):
 
     assert caught.value.code == 2
     assert "there is no row nonsense" in capsys.readouterr().err
+
+
+def test_the_page_has_every_row_and_a_hundred_rounds():
+    page = (Path(__file__).resolve().parents[2] / "docs/lab_wrong.md").read_text(encoding="utf-8")
+    table = page.partition(BEGIN)[2].partition(END)[0].strip().splitlines()[2:]
+
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table] == [row.situation for row in ROWS.values()]
+    assert "NOT AS PROMISED" not in page
+    assert "\n0 dirty hosts of 100\n" in page

@@ -47,8 +47,11 @@ class WarmPytest:
         assert self._socket.recv(10) == b"ready"
         self._run = None
 
-    def popen(self, command, *, stdout, stderr, cwd=None, env=None, start_new_session=False, stdin=None):
+    def popen(
+        self, command, *, stdout, stderr, cwd=None, env=None, start_new_session=False, stdin=None, close_fds=True
+    ):
         """Start a run, as ``subprocess.Popen`` and pytester do; it has no input, whatever ``stdin`` is."""
+        assert close_fds, "pytester of pytest 8 says so"
         words = [os.fspath(word) for word in command]
         assert words[:2] == COMMAND, "it runs nothing else"
         self.end_run()

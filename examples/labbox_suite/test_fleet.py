@@ -74,12 +74,34 @@ def test_a_host_is_ours_while_the_test_runs(remote_hosts, ec, request):
 @pytest.mark.ec_hosts("net", where="rack == 'r2'")
 def test_a_host_comes_back_from_a_reboot(remote_hosts):
     (host,) = remote_hosts
-    before = host.remote.open("/proc/sys/kernel/random/boot_id").read()
+    host.undo("rm -f /srv/kept")
     host.run("touch /tmp/gone-with-the-boot /srv/kept", check=True)
 
-    with host.expect_loss():
-        host.run("reboot")
+    boot = host.reboot()
+
+    assert boot.boot_id != boot.before
+    assert not host.remote.os.path.exists("/tmp/gone-with-the-boot")
+    assert host.remote.os.path.exists("/srv/kept")
+
+
+@pytest.mark.ec_destructive
+@pytest.mark.ec_hosts("video", where="rack == 'r2'")
+def test_a_host_is_switched_off_and_on(remote_hosts):
+    (host,) = remote_hosts
+    before = host.remote.open("/proc/sys/kernel/random/boot_id").read()
+
+    host.power("off")
+    assert host.power("status") == "off"
+    host.power("on")
 
     assert host.remote.open("/proc/sys/kernel/random/boot_id").read() != before
-    assert not host.remote.os.path.exists("/tmp/gone-with-the-boot")
-    assert host.run("rm /srv/kept").returncode == 0
+
+
+@pytest.mark.ec_destructive
+@pytest.mark.ec_hosts("net", where="rack == 'r2'")
+def test_a_host_may_end_in_the_middle(remote_hosts):
+    """What the loss raises in the block is expected; the next use connects anew."""
+    with remote_hosts[0].expect_loss():
+        remote_hosts[0].run("reboot")
+
+    assert remote_hosts[0].remote.socket.gethostname() == "net02"

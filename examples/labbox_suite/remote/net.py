@@ -1,4 +1,7 @@
-"""What runs on hosts that talk to each other: servers, probes and changes of the network, with their undo."""
+"""What runs on hosts that talk to each other: servers, probes and changes of the network, with their undo.
+
+A boot sets the network back by itself, so what undoes these changes is forgotten with it.
+"""
 
 import hashlib
 import socket
@@ -124,7 +127,7 @@ def ip(*words):
 
 def add_address(address):
     """Give this host another address until the lease ends, whoever dies."""
-    easycluster.undo(["ip", "addr", "del", address + "/24", "dev", "eth0"])
+    easycluster.undo(["ip", "addr", "del", address + "/24", "dev", "eth0"], boot="forget")
     ip("addr", "add", address + "/24", "dev", "eth0")
 
 
@@ -135,11 +138,11 @@ def mtu():
 
 def set_mtu(size):
     """Change the largest packet until the lease ends."""
-    easycluster.undo(["ip", "link", "set", "eth0", "mtu", str(mtu())])
+    easycluster.undo(["ip", "link", "set", "eth0", "mtu", str(mtu())], boot="forget")
     ip("link", "set", "eth0", "mtu", str(size))
 
 
 def refuse(address):
     """Let nothing go to an address until the lease ends."""
-    easycluster.undo(["ip", "route", "del", "prohibit", address])
+    easycluster.undo(["ip", "route", "del", "prohibit", address], boot="forget")
     ip("route", "add", "prohibit", address)

@@ -18,7 +18,7 @@ def probe_disk():
 
 def make_disk(path, megabytes):
     """Mount a disk of its own until the lease ends; it is small, so that a test can fill it."""
-    easycluster.undo(["umount", "--lazy", path])
+    easycluster.undo(["umount", "--lazy", path], boot="forget")
     os.makedirs(path, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "disk", path], check=True)
     return path

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Deque, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Deque, Dict, List, Optional, Tuple, Union
 
 from easycluster.devices.iscsi.errors import CommandTimeout, IscsiError, ProtocolFault, TargetGone, TaskRefused
 from easycluster.devices.iscsi.pdu import FINAL, NO_TAG, Buffer, Header, Op, names, sn_less
-from easycluster.devices.iscsi.scsi import command_name
 from easycluster.devices.iscsi.sense import parse_sense, sense_text
 from easycluster.devices.iscsi.stream import READABLE, WRITABLE, PduStream, encode_pdu
 from easycluster.devices.iscsi.task import EVENTS, REJECTS, RESPONSES, TASK_FUNCTIONS, Task
@@ -63,6 +62,7 @@ class Connection:
         read: Optional[memoryview] = None,
         write: Optional[memoryview] = None,
         limit: float = 30.0,
+        hold: bool = False,
     ) -> Task:
         """Send a command and return at once, without its answer.
 
@@ -72,6 +72,7 @@ class Connection:
             read: Where to put the data that it brings; as long as what is asked for.
             write: The data that goes with it; not copied, so leave it as it is until the answer is there.
             limit: Seconds that the target may take to accept another command.
+            hold: Whether it need not go before the next call that waits: many together take one system call.
 
         Raises:
             TargetGone: If the connection is not usable.
@@ -81,7 +82,7 @@ class Connection:
         while sn_less(self._max_cmd_sn, self._cmd_sn):
             if not self.pump(deadline):
                 raise CommandTimeout(f"{self.name}: it accepted no further command within {limit:g} s")
-        task = self._new_task(command_name(cdb), lun, read, write)
+        task = self._new_task(cdb, lun, read, write)
         flags, length, first = SIMPLE, 0, b""
         unsolicited = sent = 0
         if read is not None:
@@ -109,7 +110,8 @@ class Connection:
         self._send(header, first)
         if more:
             self._send_data(task, NO_TAG, sent, unsolicited)
-        self._drain(deadline)
+        if not hold:
+            self._drain(deadline)
         return task
 
     def wait(self, task: Task, limit: float) -> Task:
@@ -318,10 +320,12 @@ class Connection:
         self._itt = (self._itt + 1) % NO_TAG
         return self._itt
 
-    def _new_task(self, name: str, lun: bytes, read: Optional[memoryview], write: Optional[memoryview]) -> Task:
+    def _new_task(
+        self, what: Union[str, bytes], lun: bytes, read: Optional[memoryview], write: Optional[memoryview]
+    ) -> Task:
         if self.broken is not None:
             raise type(self.broken)(str(self.broken))
-        task = Task(self._tag(), name, lun, read, write)
+        task = Task(self._tag(), what, lun, read, write)
         self._tasks[task.itt] = task
         return task
 

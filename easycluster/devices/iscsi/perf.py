@@ -105,9 +105,9 @@ def measure(connection: Connection, lun: bytes, load: Load, limit: float) -> Per
         place = chance.randrange(places) if load.shuffled else (place + 1) % places
         lba = load.lba + place * load.each
         if load.writes and chance.random() < load.writes:
-            task = connection.submit(lun, write16(lba, load.each), None, source, limit)
+            task = connection.submit(lun, write16(lba, load.each), None, source, limit, True)
         else:
-            task = connection.submit(lun, read16(lba, load.each), buffer, None, limit)
+            task = connection.submit(lun, read16(lba, load.each), buffer, None, limit, True)
         owners[task.itt] = buffer
 
     owners: Dict[int, memoryview] = {}
@@ -115,10 +115,13 @@ def measure(connection: Connection, lun: bytes, load: Load, limit: float) -> Per
         for buffer in buffers:
             start(buffer)
         while owners:
-            if not finished and not connection.pump(time.monotonic() + limit):
+            if not connection.pump(time.monotonic() + limit):
                 raise CommandTimeout(
                     f"{connection.name}: no answer to any of {len(owners)} commands within {limit:g} s"
                 )
+            # All that has come with it, so that what follows goes together as well.
+            while connection.stream.waiting and connection.pump(0.0):
+                pass
             while finished:
                 task = finished.pop()
                 buffer = owners.pop(task.itt)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Union
+
+from easycluster.devices.iscsi.scsi import command_name
 
 if TYPE_CHECKING:
     from easycluster.devices.iscsi.errors import IscsiError
@@ -58,7 +60,6 @@ class Task:
 
     Attributes:
         itt: Its tag.
-        name: What it is.
         begun: When it was sent, as ``time.monotonic()`` says it.
         ended: When its answer came, None before that.
         status: SCSI status byte, or the response code of what is not a command.
@@ -69,15 +70,27 @@ class Task:
     """
 
     __slots__ = (
-        "begun", "data", "ended", "failure", "itt", "lun", "name", "read", "residual", "sense", "status", "write",
+        "begun", "data", "ended", "failure", "itt", "lun", "read", "residual", "sense", "status", "what", "write",
     )  # fmt: skip
 
     def __init__(
-        self, itt: int, name: str, lun: bytes, read: Optional[memoryview], write: Optional[memoryview]
+        self,
+        itt: int,
+        what: Union[str, bytes],
+        lun: bytes,
+        read: Optional[memoryview],
+        write: Optional[memoryview],
     ) -> None:
-        self.itt, self.name, self.lun, self.read, self.write = itt, name, lun, read, write
+        # A sentence, or the command block.
+        self.what = what
+        self.itt, self.lun, self.read, self.write = itt, lun, read, write
         self.begun = time.monotonic()
         self.ended: Optional[float] = None
         self.status = self.residual = 0
         self.sense = self.data = b""
         self.failure: Optional[IscsiError] = None
+
+    @property
+    def name(self) -> str:
+        """What it is."""
+        return self.what if isinstance(self.what, str) else command_name(self.what)

@@ -123,11 +123,11 @@ class EmbeddedDriver(ServerObject):
 
     def hang(self) -> None:
         """Stop the process."""
-        self._now().signal("SIGSTOP")
+        self._now().stop()
 
     def resume(self) -> None:
         """Let it go on."""
-        self._now().signal("SIGCONT")
+        self._now().resume()
 
     def crash(self) -> None:
         """Kill the process."""

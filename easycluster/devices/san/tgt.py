@@ -14,6 +14,7 @@ import time
 from typing import Dict, List, Optional
 
 from easycluster.devices.iscsi.logon import split_portal
+from easycluster.devices.san.child import stop
 from easycluster.devices.san.driver import Lun, Options
 from easycluster.devices.san.embedded import storage_directory
 from easycluster.errors import EasyClusterError, Unsupported
@@ -220,7 +221,7 @@ class TgtDriver(ServerObject):
 
     def hang(self) -> None:
         """Stop the process."""
-        self._now().send_signal(signal.SIGSTOP)
+        stop(self._now())
 
     def resume(self) -> None:
         """Let it go on."""

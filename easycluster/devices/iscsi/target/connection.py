@@ -78,6 +78,8 @@ class Session:
         self._out_size = 0
         self._gathered = 0
         self._leaving = False
+        # How many of our NOP-Ins were answered.
+        self.pings_answered = 0
         stream.before_wait = self._before_wait
 
     def serve(self) -> None:
@@ -134,7 +136,9 @@ class Session:
         if opcode == Op.SCSI_COMMAND:
             self._take_command(header, data)
         elif opcode == Op.NOP_OUT:
-            if header.itt != NO_TAG:
+            if header.itt == NO_TAG:
+                self.pings_answered += header.w20 != NO_TAG
+            else:
                 self._answer(Header(Op.NOP_IN, lun=header.lun, itt=header.itt, w20=NO_TAG), bytes(data))
         elif opcode == Op.TASK_REQUEST:
             self._take_management(header)

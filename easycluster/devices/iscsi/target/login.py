@@ -75,13 +75,14 @@ class Login:
             header, keys = self._receive(deadline)
             try:
                 answer = self._answer(header, keys)
+                moves = self._may_move(header)
             except Refused as refused:
                 self._send(header, {}, 0, refused.status, deadline)
                 raise
             except ValueError:
                 self._send(header, {}, 0, INITIATOR_ERROR, deadline)
                 raise Refused(INITIATOR_ERROR) from None
-            flags = header.flags & 0x8F if self._may_move(header) else header.flags & 0x0C
+            flags = header.flags & 0x8F if moves else header.flags & 0x0C
             if flags & FINAL:
                 self._stage = flags & 3
             self._send(header, answer, flags, 0, deadline)

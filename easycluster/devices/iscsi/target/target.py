@@ -346,6 +346,7 @@ class Target:
             with self._lock:
                 if portal.listener is not listener:
                     stream.abort()
+                    stream.close()
                     return
                 self._streams[stream] = portal
             self._start(self._serve, portal, stream)

@@ -1,0 +1,285 @@
+"""The live object of a storage target, whatever stands behind it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.interpreters import interpreters
+from support.parts import require
+
+import easycluster.devices
+from easycluster.devices.iscsi.errors import ChapRefused, CheckCondition, CommandTimeout, TargetGone
+from easycluster.devices.san import open_san
+from easycluster.devices.san.child import Child, ChildError
+from easycluster.devices.san.conformance import Conformance, compare, parse_conformance
+from easycluster.devices.san.served import MODULES
+from easycluster.errors import Unsupported
+from easycluster.server import spawn_local
+
+MIB = 1 << 20
+ROOT = Path(easycluster.devices.__file__).parent
+SECRET = ("ann", "secret-of-ann", "tgt", "secret-of-tgt")
+
+
+@pytest.fixture(params=["embedded", "tgt"])
+def mine(request):
+    """A target of this test alone, with a secret."""
+    if request.param == "tgt":
+        require("tgtd", "tgt")
+    with open_san(request.param, chap=SECRET) as found:
+        yield found
+
+
+@pytest.fixture
+def embedded():
+    with open_san() as found:
+        yield found
+
+
+def test_target_says_what_it_has(mine):
+    assert (mine.luns, mine.sessions, len(mine.portals)) == ({}, [], 2)
+    lun = mine.create_lun(MIB)
+    assert mine.luns == {1: lun}
+    assert (lun.number, lun.size, lun.block_size, lun.thin) == (1, MIB, 512, True)
+    mine.login()
+    assert mine.sessions == ["iqn.2026-11.org.easycluster:initiator"]
+    assert mine.reachable == mine.portals
+    mine.delete_lun(lun)
+    assert mine.luns == {}
+
+
+def test_target_believes_only_its_secret(mine):
+    mine.create_lun(MIB)
+    mine.login().ready()
+    for chap in (None, ("ann", "wrong-secret-"), (*SECRET[:3], "wrong-secret-")):
+        with pytest.raises(ChapRefused):
+            mine.login(chap=chap)
+
+
+def test_what_was_flushed_survives_a_crash(mine):
+    lun = mine.create_lun(MIB)
+    session = mine.login(1)
+    session.fill(9)
+    session.flush()
+    mine.crash()
+    with pytest.raises(TargetGone):
+        session.read(0, 1)
+    assert mine.reachable == []
+    mine.restart()
+    assert mine.luns == {1: lun}
+    assert mine.login(1).verify(9) == []
+
+
+def test_a_hung_target_goes_on_where_it_was(mine):
+    mine.create_lun(MIB)
+    session = mine.login(timeout=20)
+    session.read(0, 1)
+    with mine.hung():
+        session.timeout = 0.2
+        with pytest.raises(CommandTimeout):
+            session.write(0, b"h" * 512)
+    session.timeout = 20
+    assert session.read(0, 1) == b"h" * 512
+
+
+def test_nothing_is_left_of_a_target(mine, tmp_path):
+    lun = mine.create_lun(MIB)
+    mine.snapshot(lun)
+    driver = mine._driver
+    mine.close()
+    assert not os.path.exists(driver._directory)
+    mine.close()
+
+
+def test_a_path_fails_and_comes_back(embedded):
+    embedded.create_lun(MIB)
+    session, other = embedded.login(0), embedded.login(1)
+    with embedded.path_failed(0, "refuse"):
+        with pytest.raises(TargetGone):
+            session.read(0, 1)
+        assert other.read(0, 1) == bytes(512)
+        assert embedded.reachable == embedded.portals[1:]
+    assert embedded.login(0).read(0, 1) == bytes(512)
+
+
+def test_blocks_and_times_go_bad_on_demand(embedded):
+    lun = embedded.create_lun(MIB)
+    session = embedded.login()
+    session.ready()
+    embedded.fail_blocks(lun, 5, 2)
+    with pytest.raises(CheckCondition, match=r"medium error: unrecovered read error \(3/11/00\), at block 5$"):
+        session.read(0, 10)
+    embedded.fail_blocks(lun, 0, 0)
+    embedded.delay(lun, 0.05)
+    assert session.perf(0.01, depth=4).p50 >= 0.05
+
+
+def test_what_a_driver_cannot_do_it_says():
+    require("tgtd", "tgt")
+    with open_san("tgt") as san:
+        with pytest.raises(Unsupported, match=r"^fail_path: tgtd cannot cut the sessions of one portal; ") as caught:
+            san.fail_path(0)
+        assert caught.value.operation == "fail_path"
+
+
+def test_an_array_of_somebody_else_is_only_logged_in_to(mine):
+    mine.create_lun(MIB)
+    with open_san("external", iqn=mine.iqn, portals=mine.portals, chap=SECRET) as array:
+        assert array.reachable == mine.portals
+        assert array.luns == mine.luns
+        array.login().fill(1)
+        with pytest.raises(Unsupported, match=r"^crash: this target is somebody else's and is only logged in to$"):
+            array.crash()
+    assert mine.login().verify(1) == []
+
+
+def test_a_driver_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"^'lio' is not a driver; there are 'embedded', 'tgt', 'external'$"):
+        open_san("lio")
+
+
+def test_an_address_that_is_taken_is_named(embedded):
+    with pytest.raises(ChildError, match=r"open: OSError: .*in use"):
+        open_san(portals=embedded.portals)
+
+
+def test_a_child_that_cannot_start_says_why():
+    with pytest.raises(
+        ChildError, match=r"(?s)the target's process has ended; it said:\n.*No module named 'easycluster"
+    ):
+        Child("easycluster.devices.san.served", ["easycluster.devices"])
+
+
+# ------------------------------------------------------------ other machines
+
+
+@pytest.mark.parametrize("version", [next(iter(interpreters())), f"{sys.version_info[0]}.{sys.version_info[1]}"])
+def test_another_host_needs_nothing_but_python(version):
+    with (
+        spawn_local(python=interpreters()[version]) as host,
+        open_san(host=host) as san,
+    ):
+        san.create_lun(MIB)
+        session = san.login(0, host=host)
+        session.fill(4)
+        assert session.verify(4) == []
+        assert san.login(1).verify(4) == []
+        with pytest.raises(CheckCondition, match="out of range"):
+            session.read(1 << 40, 1)
+        assert session.perf(0.05).errors == 0
+        assert host.eval("__import__('sys').modules['easycluster.devices'].__file__").startswith(str(ROOT))
+
+
+FILES = sorted([*ROOT.glob("iscsi/**/*.py"), *ROOT.glob("san/*.py")])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_sent_needs_only_python_3_8_and_what_is_there(path):
+    tree = ast.parse(path.read_text(), feature_version=(3, 8))
+    needed = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            needed |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            needed.add(node.module)
+    ours = {name for name in needed if name.partition(".")[0] == "easycluster"}
+    there = ("easycluster.devices", "easycluster.errors", "easycluster.objects", "easycluster.wire")
+    assert all(name.startswith(there) for name in ours)
+    assert {name.partition(".")[0] for name in needed - ours} <= sys.stdlib_module_names
+
+
+def test_the_process_of_a_target_is_sent_all_that_it_needs_and_no_more():
+    program = (
+        "import sys; before = set(sys.modules); import easycluster.devices.san.served as served;"
+        "print(*sorted(n for n in set(sys.modules) - before if n.startswith('easycluster.devices')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) | {"easycluster.errors"} == set(MODULES)
+
+
+# ------------------------------------------------------------ judged by others
+
+SAID = """
+Suite: CompareAndWrite
+  Test: Simple ...passed
+  Test: Miscompare ...    [FAILED] COMPAREANDWRITE successful but should have failed
+FAILED
+    1. test_compareandwrite_miscompare.c:57  - CU_ASSERT_EQUAL(_r,0)
+  Test: Unwritten ...    [SKIPPED] COMPAREANDWRITE is not implemented.
+passed
+Suite: Unmap
+  Test: VPD ...passed    [INFO] said while it was put away
+"""
+SUMMARY = """
+Run Summary:    Type  Total    Ran Passed Failed Inactive
+               tests      4      4      3      1        0
+Tests completed with return value: 0
+"""
+
+
+def test_the_table_of_the_judge_is_read():
+    found = parse_conformance(SAID + SUMMARY)
+    assert found.passed == ["CompareAndWrite.Simple", "Unmap.VPD"]
+    assert found.failed == ["CompareAndWrite.Miscompare"]
+    assert found.skipped == ["CompareAndWrite.Unwritten"]
+    assert str(found) == "2 passed, 1 failed, 1 skipped"
+
+
+def test_a_judge_that_fell_is_no_pass():
+    found = parse_conformance(SAID + "  Test: Simple ...    [INFO] about to fall\n")
+    assert found.failed == ["CompareAndWrite.Miscompare", "Unmap.Simple"]
+    assert str(found).endswith(", and the program did not come to its end")
+    assert parse_conformance("") == Conformance((), False)
+
+
+def test_two_tables_stand_side_by_side():
+    one = parse_conformance(SAID + SUMMARY)
+    other = parse_conformance(SAID.replace("FAILED\n", "passed\n") + SUMMARY)
+    assert compare({"tgtd": one, "ours": other}).splitlines() == [
+        "test                            tgtd      ours",
+        "CompareAndWrite.Miscompare    failed    passed",
+        "CompareAndWrite.Unwritten    skipped   skipped",
+        "passed of 4                        2         3",
+        "failed of 4                        1         0",
+        "skipped of 4                       1         1",
+    ]
+
+
+# Why each is right to fail: the unit of 4 KiB that blocks are given back by is taken for the first block asked for;
+# ones are written and zeroes expected; a PDU in order is expected to fail, as with tgtd.
+NOT_PASSED = {"GetLBAStatus.UnmapSingle", "WriteSame10.UnmapUntilEnd", "iSCSIdatasn.iSCSIDataSnInvalid"}
+
+
+@pytest.mark.timeout(300)
+def test_our_target_passes_all_of_libiscsi_that_it_can(embedded):
+    require("iscsi-test-cu", "libiscsi-bin")
+    found = embedded.conformance()
+    assert found.complete
+    assert set(found.failed) <= NOT_PASSED, [result for result in found.results if result.outcome == "failed"]
+    assert len(found.passed) >= 197
+    assert embedded.luns == {}
+
+
+def test_without_the_judge_there_is_no_verdict(embedded, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(
+        Unsupported, match=r"^conformance: iscsi-test-cu is not installed; Debian has it in libiscsi-bin$"
+    ):
+        embedded.conformance()
+    assert embedded.luns == {}
+
+
+def test_other_initiators_find_our_target(embedded):
+    program = require("iscsi-ls", "libiscsi-bin")
+    embedded.create_lun(MIB)
+    done = subprocess.run(
+        [program, "-s", f"iscsi://{embedded.portals[0]}"], capture_output=True, text=True, timeout=30, check=True
+    )
+    for portal in embedded.portals:
+        assert f"Target:{embedded.iqn} Portal:{portal},1\nLun:1    Type:DIRECT_ACCESS" in done.stdout

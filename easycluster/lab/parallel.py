@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -18,6 +19,10 @@ T = TypeVar("T")
 
 # Connecting costs processor time here: more threads than this were slower, not faster.
 MAX_AT_ONCE: Final = 16
+
+# Seconds after which a wait is begun anew.  A signal that comes after Python has let go of its lock and before the
+# kernel has put the thread to sleep wakes nobody, so Ctrl-C would be seen at the end of the wait only.
+LOOK_UP: Final = 0.2
 
 
 class HostErrors(ExceptionGroup[Exception]):  # type: ignore[misc, unused-ignore]  # the backport need not be here
@@ -110,12 +115,13 @@ def run_all(
     # Daemons: a host that never answers must not keep the interpreter from ending.
     count = min(MAX_AT_ONCE, len(hosts))
     threads = [threading.Thread(target=work, name=f"easycluster hosts {i + 1}", daemon=True) for i in range(count)]
-    for thread in threads:
-        thread.start()
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
     try:
         for thread in threads:
-            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            thread.start()
+        for thread in threads:
+            while thread.is_alive() and time.monotonic() < deadline:
+                thread.join(min(LOOK_UP, max(0.0, deadline - time.monotonic())))
     finally:
         waiting.clear()
     if outcomes:

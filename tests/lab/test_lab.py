@@ -295,7 +295,7 @@ def test_a_remembered_failure_keeps_the_traceback_it_had(fake_lab, dialer):
     names = [entry.name for entry in traceback.extract_tb(caught.value.__traceback__)]
     assert dialer.dialled == ["san1"]
     assert names.count("test_a_remembered_failure_keeps_the_traceback_it_had") == 1
-    assert names[-3:] == ["_open", "__call__", "__call__"]
+    assert names[-3:] == ["_dial", "__call__", "__call__"]
 
 
 def test_a_part_of_host_errors_has_the_hosts_of_that_part():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,14 @@ def test_a_child_that_cannot_start_says_why():
         ChildError, match=r"(?s)the target's process has ended; it said:\n.*No module named 'easycluster"
     ):
         Child("easycluster.devices.san.served", ["easycluster.devices"])
+
+
+def test_the_example_of_the_page_runs_as_it_stands():
+    page = Path(__file__).parents[2] / "docs" / "devices_san.md"
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for source in blocks:
+        exec(compile(source, str(page), "exec"), {})
 
 
 # ------------------------------------------------------------ other machines

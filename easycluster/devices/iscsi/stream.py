@@ -9,7 +9,7 @@ import struct
 import time
 from collections import deque
 from itertools import islice
-from typing import Callable, Deque, List, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 from easycluster.devices.iscsi.crc32c import crc32c
 from easycluster.devices.iscsi.errors import ProtocolFault, TargetGone
@@ -55,6 +55,8 @@ class PduStream:
         # Called before the socket is waited for.
         self.before_wait: Optional[Callable[[], None]] = None
         self.aborted = False
+        # One for each set of events.  Who waits has tried the socket before, so it is open.
+        self._polls: Dict[int, Any] = {}
         self._place = _NOTHING
         self._got = 0
 
@@ -211,11 +213,14 @@ class PduStream:
     def wait(self, events: int, deadline: Optional[float]) -> int:
         """Wait until the socket is readable or writable; return what it is, 0 when time is up."""
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-        if hasattr(select, "poll"):
-            poll = select.poll()
+        poll = self._polls.get(events)
+        if poll is None and hasattr(select, "poll"):
+            poll = self._polls[events] = select.poll()
             poll.register(
-                self.sock, (select.POLLIN if events & READABLE else 0) | (select.POLLOUT if events & WRITABLE else 0)
+                self.sock,
+                (select.POLLIN if events & READABLE else 0) | (select.POLLOUT if events & WRITABLE else 0),
             )
+        if poll is not None:
             ready = poll.poll(None if left is None else math.ceil(left * 1000))
             # A broken connection is both: the next call on the socket says how it broke.
             broken = select.POLLHUP | select.POLLERR | select.POLLNVAL

@@ -196,12 +196,13 @@ def main() -> int:
 
     rows = [report.summarize(peer, figures[peer], errors[peer]) for peer in peers]
     reached = report.targets(rows) + report.cost_targets(costs)
-    if hasattr(os, "wait4") and len(peers) == len(child.PEERS):
-        show("pytest with and without the plugin")
-        reached.append(plugin.target())
     print(report.table(rows))
     print(report.cost_table(costs))
     for met, sentence in reached:
+        print(f"{'met' if met else 'MISSED'}: {sentence}")
+    if hasattr(os, "wait4") and len(peers) == len(child.PEERS):
+        # Not for --check: what else the machine does is as large as the difference.
+        met, sentence = plugin.target()
         print(f"{'met' if met else 'MISSED'}: {sentence}")
 
     path: Path = options.json or environment.cache_directory() / "results.json"

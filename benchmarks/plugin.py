@@ -26,9 +26,7 @@ def run_once(folder: Path, options: list[str]) -> float:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "EC_"))}
     environment.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTHONPATH=str(ROOT))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
-    child = subprocess.Popen(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    child = subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:

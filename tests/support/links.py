@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.netns import Host, HostSshd, require_netns
-from support.owners import processes
+from support.owners import family, processes, sockets_of
 from support.sshd import require_sshd
 
 from easycluster import Client, generate_key, write_key_file
@@ -62,11 +62,22 @@ class FarHost:
     def strangers(self):
         """Every process of ours on the host that belongs to a session; sshd's own look after themselves."""
         everybody = processes()
-        return {
+        found = {
             everybody[pid]
             for pid in self.host.inside()
             if pid in everybody and pid not in self._residents and not everybody[pid].name.startswith("sshd")
         }
+        return found - self._prepared(found, everybody)
+
+    def _prepared(self, found, everybody):
+        """The three processes that the server keeps for whoever comes next: they never had a connection."""
+        connected = self.host.tcp_sockets()
+        prepared = [
+            family(keeper.pid, everybody)
+            for keeper in found
+            if keeper.parent in self._residents and not sockets_of(keeper.pid) & connected
+        ]
+        return prepared[0] if len(prepared) == 1 and len(prepared[0]) <= 3 else set()
 
     def cleared_after(self, since, limit):
         """Wait until no session is left; return after how many seconds that was.

@@ -180,6 +180,10 @@ class Host:
                     os.kill(pid, signal.SIGKILL)
         _wait(lambda: all(line.split()[3] != "01" for line in self._tcp()), "the end of connections")
 
+    def tcp_sockets(self) -> set[str]:
+        """Every TCP socket of the host, as /proc calls them in the descriptors of processes."""
+        return {f"socket:[{line.split()[9]}]" for line in self._tcp()}
+
     def _tcp(self) -> list[str]:
         return Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
 

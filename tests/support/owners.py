@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["Owner", "Process", "family", "left_after", "processes", "token_of"]
+__all__ = ["Owner", "Process", "family", "left_after", "processes", "sockets_of", "token_of"]
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("owner_client.py")
@@ -84,6 +84,16 @@ def family(pid: int, everybody: dict[int, Process]) -> set[Process]:
         new = {other.pid for other in everybody.values() if other.parent in new} - members
         members |= new
     return {everybody[member] for member in members}
+
+
+def sockets_of(pid: int) -> set[str]:
+    """What /proc calls the sockets of a process."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return {name for name in found if name.startswith("socket:")}
 
 
 def token_of(folder: Path, everybody: dict[int, Process]) -> set[Process]:

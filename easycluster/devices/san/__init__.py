@@ -5,6 +5,7 @@
     target        what a test uses, and what a driver must do
     embedded      our own target in a process of its own: no root, no packages
     tgt           a real tgtd
+    child, guard  processes that end with us
     external      an array that is only logged in to
     conformance   iscsi-test-cu, its table read
 """

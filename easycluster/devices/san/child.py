@@ -24,7 +24,7 @@ from typing import Any, Dict, List, Sequence
 
 from easycluster.errors import EasyClusterError, Unsupported
 
-__all__ = ["Child", "ChildError", "serve", "stop"]
+__all__ = ["Child", "ChildError", "serve"]
 
 # Runs on any Python from 3.8 on, isolated: no site, no user directory, nothing of the tester's environment.
 _BOOT = """\
@@ -136,8 +136,17 @@ class Child:
         return f"; it said:\n{text}" if text else ""
 
     def stop(self) -> None:
-        """Stop it; :meth:`resume` lets it go on."""
-        stop(self._process)
+        """Stop it; returns when it has: a thread on another processor runs on for a moment.
+
+        Raises:
+            Unsupported: Where processes cannot be stopped.
+        """
+        if not hasattr(signal, "SIGSTOP"):
+            raise Unsupported("hang", "processes cannot be stopped on this system")
+        self._process.send_signal(signal.SIGSTOP)
+        if hasattr(os, "waitid"):
+            # WNOWAIT: if it has ended instead, that is for who waits for its end.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let it go on."""
@@ -159,20 +168,6 @@ class Child:
                 # Of what was still to be written.
                 pass
         self._said.close()
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop a child process and wait until it has stopped: a thread on another processor runs on for a moment.
-
-    Raises:
-        Unsupported: Where processes cannot be stopped.
-    """
-    if not hasattr(signal, "SIGSTOP"):
-        raise Unsupported("hang", "processes cannot be stopped on this system")
-    process.send_signal(signal.SIGSTOP)
-    if hasattr(os, "waitid"):
-        # WNOWAIT: if it has ended instead, that is for who waits for its end.
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
 def _gather(name: str, sources: Dict[str, List[Any]]) -> None:

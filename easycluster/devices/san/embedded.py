@@ -53,7 +53,9 @@ class EmbeddedDriver(ServerObject):
     def _open(self, portals: List[str]) -> List[str]:
         self._child = Child("easycluster.devices.san.served", MODULES)
         chap = list(self._options.chap) if self._options.chap is not None else None
-        found: List[str] = self._child.call("open", portals=portals, iqn=self.iqn, chap=chap)
+        # Only if we die: when we close we remove it ourselves, and a crash leaves it.
+        remove = self._directory if self._temporary else ""
+        found: List[str] = self._child.call("open", portals=portals, iqn=self.iqn, chap=chap, remove=remove)
         return found
 
     def _now(self) -> Child:

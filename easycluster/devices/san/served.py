@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import Any, Dict, List, Optional
 
 from easycluster.devices.iscsi.target.target import Target
@@ -11,6 +12,9 @@ from easycluster.devices.san.child import serve
 __all__ = ["MODULES", "main"]
 
 _target: Optional[Target] = None
+
+# The directory of the units, if nobody needs it after the parent.
+_remove = ""
 
 # What the process needs, in no order; the parent sends their sources.
 MODULES = (
@@ -39,8 +43,9 @@ def _now() -> Target:
     return _target
 
 
-def _open(portals: List[str], iqn: str, chap: Optional[List[str]]) -> List[str]:
-    global _target
+def _open(portals: List[str], iqn: str, chap: Optional[List[str]], remove: str) -> List[str]:
+    global _target, _remove
+    _remove = remove
     _target = Target(portals, iqn, chap)
     return [portal.address for portal in _target.portals]
 
@@ -102,5 +107,7 @@ def main() -> None:
             "delay": _delay,
         }
     )
+    if _remove:
+        shutil.rmtree(_remove, ignore_errors=True)
     # Threads may be held in a disk or a peer; everything else is the system's to give back.
     os._exit(0)

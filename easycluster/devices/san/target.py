@@ -129,7 +129,7 @@ class SanTarget:
         Args:
             tests: Such as ``"SCSI.Write16"``; by default all.
             size: Bytes of the unit.
-            limit: Seconds for each family of tests.
+            limit: Seconds for each suite.
 
         Raises:
             Unsupported: If ``iscsi-test-cu`` is not here, or the target makes no units.

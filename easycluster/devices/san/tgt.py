@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -14,9 +13,9 @@ import time
 from typing import Dict, List, Optional
 
 from easycluster.devices.iscsi.logon import split_portal
-from easycluster.devices.san.child import stop
 from easycluster.devices.san.driver import Lun, Options
 from easycluster.devices.san.embedded import storage_directory
+from easycluster.devices.san.guard import Guarded
 from easycluster.errors import EasyClusterError, Unsupported
 from easycluster.objects.exports import ServerObject
 
@@ -60,7 +59,7 @@ class TgtDriver(ServerObject):
         self._names = itertools.count(1)
         self._luns: Dict[int, Lun] = {}
         self._paths: Dict[int, str] = {}
-        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._process: Optional[Guarded] = None
         try:
             self._portals = [_with_port(portal) for portal in options.portals]
             self._start()
@@ -71,22 +70,16 @@ class TgtDriver(ServerObject):
     def _start(self) -> None:
         portals = ",".join(f"portal={portal}" for portal in self._portals)
         log = os.path.join(self._control, "log")
+        words = [self._program, "-f", "-C", "0", "--iscsi", portals]
         with open(log, "ab") as said:
-            self._process = subprocess.Popen(
-                [self._program, "-f", "-C", "0", "--iscsi", portals],
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                env=self._environment(),
-                start_new_session=True,
-            )
+            self._process = Guarded(words, said.fileno(), self._environment(), self._own())
         deadline = time.monotonic() + START_LIMIT
         while True:
             try:
                 self._admin("show", "sys")
                 break
             except TgtError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
+                if not self._process.alive or time.monotonic() > deadline:
                     with open(log, "rb") as said:
                         text = said.read()[-2000:].decode("utf-8", "replace")
                     raise TgtError(f"tgtd did not come up; it said:\n{text}") from None
@@ -104,6 +97,10 @@ class TgtDriver(ServerObject):
     def _account(self, user: str, password: str, outgoing: bool) -> None:
         self._admin("new", "account", "--user", user, "--password", password)
         self._admin("bind", "account", "--tid", "1", "--user", user, *(["--outgoing"] if outgoing else []))
+
+    def _own(self) -> List[str]:
+        """Directories that are of no use without us."""
+        return [self._control, *([self._directory] if self._temporary else [])]
 
     def _environment(self) -> Dict[str, str]:
         return {**os.environ, "TGT_IPC_SOCKET": os.path.join(self._control, "s")}
@@ -221,17 +218,16 @@ class TgtDriver(ServerObject):
 
     def hang(self) -> None:
         """Stop the process."""
-        stop(self._now())
+        self._now().stop()
 
     def resume(self) -> None:
         """Let it go on."""
-        self._now().send_signal(signal.SIGCONT)
+        self._now().resume()
 
     def crash(self) -> None:
         """Kill the process.  SIGTERM would not do: tgtd ignores it while a session is open."""
         process, self._process = self._now(), None
         process.kill()
-        process.wait()
 
     def restart(self) -> None:
         """Start it again, with the same addresses and units."""
@@ -239,7 +235,7 @@ class TgtDriver(ServerObject):
             self.crash()
         self._start()
 
-    def _now(self) -> subprocess.Popen[bytes]:
+    def _now(self) -> Guarded:
         if self._process is None:
             raise ValueError("tgtd has crashed or is closed; restart() brings it back after a crash")
         return self._process

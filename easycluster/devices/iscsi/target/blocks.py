@@ -149,9 +149,21 @@ def verify(unit: Unit, nexus: Nexus, cdb: bytes, data: memoryview) -> Reply:
 
 def _compare(unit: Unit, where: Range, data: memoryview) -> None:
     have = unit.storage.read(where[0] * unit.block_size, min(where[1] * unit.block_size, len(data)))
-    if have != data[: len(have)]:
-        offset = next(number for number, (one, other) in enumerate(zip(have, data)) if one != other)
-        raise Check(0x0E, 0x1D00, offset)
+    want = bytes(data[: len(have)])
+    if have != want:
+        raise Check(0x0E, 0x1D00, _first_difference(have, want))
+
+
+def _first_difference(one: bytes, other: bytes) -> int:
+    """Return where two texts of the same length first differ, by halves: bytes one by one would take long."""
+    low, high = 0, len(one)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 @command(0x89, "18ffffffffffffffff000000ff0000", "write")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
 
 from easycluster.devices.iscsi.chap import ALGORITHMS, Chap, challenge_keys, check_proof, proof_keys
 from easycluster.devices.iscsi.errors import ProtocolFault
@@ -63,8 +63,12 @@ class Login:
         self._first = True
         self._offered = False
 
-    def run(self, deadline: float) -> None:
+    def run(self, deadline: float, enter: Callable[[], None]) -> None:
         """Come to full feature phase.
+
+        Args:
+            deadline: When to give up.
+            enter: Called before the initiator is told, so that what it asks next finds the session there.
 
         Raises:
             Refused: If the initiator was told that it may not.
@@ -85,6 +89,8 @@ class Login:
             flags = header.flags & 0x8F if moves else header.flags & 0x0C
             if flags & FINAL:
                 self._stage = flags & 3
+            if self._stage == _FULL:
+                enter()
             self._send(header, answer, flags, 0, deadline)
             if self._stage == _FULL:
                 return

@@ -352,25 +352,30 @@ class Target:
             self._start(self._serve, portal, stream)
 
     def _serve(self, portal: Portal, stream: PduStream) -> None:
-        session = None
+        entered: List[Session] = []
+
+        def enter() -> None:
+            nexus = Nexus(login.initiator, login.isid, portal.group)
+            # One number is for the answer that ends the login.
+            numbers = login.exp_cmd_sn, login.stat_sn + 1
+            entered.append(Session(self, stream, nexus, login.parameters, login.discovery, *numbers))
+            self._join_in(entered[0], portal, login.discovery)
+
         try:
             if self._hung or portal.failed:
                 self._hold(portal, stream)
             with self._lock:
                 tsih = self._last_tsih = self._last_tsih % 65535 + 1
             login = Login(self, portal, stream, self.wishes, tsih)
-            login.run(time.monotonic() + LOGIN_LIMIT)
+            login.run(time.monotonic() + LOGIN_LIMIT, enter)
             agreed = login.parameters
             stream.header_digest, stream.data_digest = agreed.header_digest, agreed.data_digest
             stream.max_recv = agreed.max_recv
-            nexus = Nexus(login.initiator, login.isid, portal.group)
-            session = Session(self, stream, nexus, agreed, login.discovery, login.exp_cmd_sn, login.stat_sn)
-            self._join_in(session, portal, login.discovery)
-            session.serve()
+            entered[0].serve()
         except (IscsiError, TimeoutError, Refused, _Gone):
             pass
         finally:
-            self._leave(session, stream)
+            self._leave(entered[0] if entered else None, stream)
 
     def _join_in(self, session: Session, portal: Portal, discovery: bool) -> None:
         with self._lock:

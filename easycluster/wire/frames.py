@@ -14,7 +14,7 @@ A frame is a 16-byte header and a body, all numbers big-endian::
 With LARGE the body begins with the sizes of buffers that follow the frame as bulk::
 
     0x00   H   2   number of buffers, 1 to MAX_BUFFERS
-    0x02   Q   8   size of the first, and so on
+    0x02   Q   8   size of the first, with READ_ONLY if it becomes bytes; and so on
      ...   -   -   the pickle, or nothing: then the first buffer is the pickle
 
 With COMPRESSED the pickle is a number of bytes (Q, 8) and that many bytes deflated (RFC 1950).
@@ -29,8 +29,8 @@ records, and bulk in chunks, each with a tag (:mod:`easycluster.wire.records`)::
                 n     -   32   tag over the bytes
 
 So nothing is parsed, and no size believed, before its tag was checked; what an unauthenticated
-peer can make us hold is one record.  Memory grows with the bytes received: large buffers are
-anonymous maps that the system fills page by page.
+peer can make us hold is one record.  Memory grows with the bytes received
+(:mod:`easycluster.wire.bulk`).
 
 Both coders keep their whole state in one tuple and change it in one store.  A signal handler that
 raises in the middle (Ctrl-C, pytest-timeout) loses the step, never the place in the stream.
@@ -40,14 +40,16 @@ This module is shipped to the far side.
 
 from __future__ import annotations
 
-import mmap
 import struct
 import zlib
 from collections import deque
-from typing import Deque, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Deque, List, Optional, Sequence, Tuple, Union
 
 from easycluster.errors import LocalProtocolError, RemoteProtocolError
-from easycluster.wire.records import TAG_SIZE, Mac
+from easycluster.wire.bulk import CHUNK, READ_ONLY, Bulk, Incoming
+
+if TYPE_CHECKING:
+    from easycluster.wire.records import Mac
 
 __all__ = [
     "CHUNK",
@@ -80,21 +82,12 @@ NESTED = 2
 MARKED = 4
 COMPRESSED = 8
 
-# 256 KiB.  Both ends hash a chunk while the next one travels: 405-580 MB/s in one piece, 715-865 in
-# chunks of this size.
-CHUNK = 256 << 10
 # Bodies above this leave the frame and go as bulk, so that they are received straight into place.
 MAX_INLINE = 64 << 10
 MAX_BODY = 192 << 10
 MAX_RECORD = 256 << 10
 MAX_BUFFERS = 4096
-# From here on a buffer is an anonymous map: its pages are taken only as bytes arrive.
-_MAP_FROM = 1 << 20
-# 16 MiB.  Above this total, smaller buffers are maps as well: many of them can announce as much as one.
-MAX_UNMAPPED = 16 << 20
-
 Buffer = Union[bytes, bytearray, memoryview]
-Bulk = Union[bytearray, mmap.mmap]
 # kind, flags, id, thread, body, buffers
 Frame = Tuple[int, int, int, int, bytes, Sequence[Bulk]]
 
@@ -214,7 +207,9 @@ class FrameEncoder:
         if not views or len(views) > MAX_BUFFERS:
             raise LocalProtocolError(f"a frame carries 1 to {MAX_BUFFERS} buffers, not {len(views)}")
         count = len(views)
-        sizes = struct.pack(f">H{count}Q", count, *[view.nbytes for view in views])
+        sizes = struct.pack(
+            f">H{count}Q", count, *[view.nbytes | (READ_ONLY if view.readonly else 0) for view in views]
+        )
         number, data = self.encode(
             number, _pack(len(sizes) + len(body), kind, flags | LARGE, 0, request, thread) + sizes + body
         )
@@ -248,40 +243,9 @@ class _LazyTag:
         return self._mac.tag(self._number, self._chunk)
 
 
-class _Incoming:
-    """One LARGE frame whose buffers are still arriving."""
-
-    __slots__ = ("body", "buffers", "counts", "head", "plan")
-
-    def __init__(self, head: Tuple[int, int, int, int], body: bytes, sizes: Sequence[int], tagged: bool) -> None:
-        self.head = head
-        self.body = body
-        map_from = _MAP_FROM if sum(sizes) <= MAX_UNMAPPED else mmap.PAGESIZE
-        self.buffers: List[Bulk] = [mmap.mmap(-1, size) if size >= map_from else bytearray(size) for size in sizes]
-        # Every byte that is still to come has its place: chunk, tag, chunk, tag ...
-        self.plan: List[Tuple[memoryview, Optional[bytearray]]] = []
-        for buffer, size in zip(self.buffers, sizes):
-            view = memoryview(buffer)
-            if not tagged:
-                if size:
-                    self.plan.append((view, None))
-                continue
-            for start in range(0, size, CHUNK):
-                self.plan.append((view[start : start + CHUNK], bytearray(TAG_SIZE)))
-        # Appended to by the reader in one uninterruptible step; its sum is how far we are in plan[0].
-        self.counts: List[int] = []
-
-    def after(self, done: int, filled: int) -> _Incoming:
-        """Return this frame once the first ``done`` chunks are in, and ``filled`` bytes of the next."""
-        following = _Incoming.__new__(_Incoming)
-        following.head, following.body, following.buffers = self.head, self.body, self.buffers
-        following.plan, following.counts = self.plan[done:], [filled]
-        return following
-
-
 # Bytes that were looked at and do not make a frame yet, the frame whose bulk is arriving, frames that
 # are whole and not taken yet.
-_Begun = Tuple[bytes, Optional[_Incoming], Deque[Frame]]
+_Begun = Tuple[bytes, Optional[Incoming], Deque[Frame]]
 _NOTHING: _Begun = (b"", None, deque())
 
 
@@ -335,8 +299,7 @@ class FrameDecoder:
         """
         incoming = (self._state[0] or _NOTHING)[1]
         assert incoming is not None
-        views = _unfilled(incoming.plan, sum(incoming.counts))
-        return views, incoming.counts
+        return incoming.targets(), incoming.counts
 
     def digest_bulk(self) -> None:
         """Take the bytes that were read into :meth:`targets`; the frame is :attr:`ready` once whole.
@@ -347,26 +310,11 @@ class FrameDecoder:
         begun, number, chunks = self._state
         rest, incoming, ready = begun or _NOTHING
         assert incoming is not None
-        following, number = self._settle(incoming, sum(incoming.counts), number)
-        if following.plan:
-            self._state = ((rest, following, ready), number, chunks)
-        else:
+        following, number = incoming.settle(sum(incoming.counts), self._mac, number)
+        if following.whole:
             self._state = ((rest, None, deque([*ready, _finish(following)])), number, chunks)
-
-    def _settle(self, incoming: _Incoming, filled: int, number: int) -> Tuple[_Incoming, int]:
-        """Check the chunks that are whole; return what is still to come and the next record number."""
-        done = 0
-        for chunk, tag in incoming.plan:
-            size = chunk.nbytes + (0 if tag is None else TAG_SIZE)
-            if filled < size:
-                break
-            if tag is not None:
-                if self._mac is None or not self._mac.verify(number, chunk, tag):
-                    raise RemoteProtocolError("a chunk does not verify")
-                number += 1
-            filled -= size
-            done += 1
-        return incoming.after(done, filled), number
+        else:
+            self._state = ((rest, following, ready), number, chunks)
 
     def receive_data(self, data: bytes) -> List[Frame]:
         """Take bytes from the peer and return the frames they complete.
@@ -412,7 +360,7 @@ class FrameDecoder:
         while True:
             if incoming is not None:
                 position, number, incoming = self._fill(incoming, data, position, number)
-                if incoming.plan:
+                if not incoming.whole:
                     break
                 frames.append(_finish(incoming))
                 incoming = None
@@ -442,7 +390,7 @@ class FrameDecoder:
         rest = data[position:] if position < end else b""
         self._state = ((rest, incoming, deque(frames)) if rest or incoming or frames else None, number, [])
 
-    def _parse(self, data: bytes, position: int, end: int, frames: List[Frame]) -> Tuple[int, Optional[_Incoming]]:
+    def _parse(self, data: bytes, position: int, end: int, frames: List[Frame]) -> Tuple[int, Optional[Incoming]]:
         """Append the frames in ``data[position:end]``; stop behind a LARGE one."""
         while end - position >= 16:
             size, kind, flags, _zero, request, thread = _unpack_from(data, position)
@@ -459,55 +407,34 @@ class FrameDecoder:
             frames.append((kind, flags, request, thread, body, ()))
         return position, None
 
-    def _announce(self, head: Tuple[int, int, int, int], body: bytes) -> _Incoming:
+    def _announce(self, head: Tuple[int, int, int, int], body: bytes) -> Incoming:
         count = int.from_bytes(body[:2], "big")
         start = 2 + 8 * count
         if not 0 < count <= MAX_BUFFERS or len(body) < start:
             raise RemoteProtocolError(f"a frame cannot announce {count} buffers in {len(body)} bytes")
         sizes = struct.unpack_from(f">{count}Q", body, 2)
-        total = sum(sizes)
-        if total > self.max_frame:
-            raise RemoteProtocolError(f"a frame of {total} bytes is above the limit of {self.max_frame}")
-        try:
-            return _Incoming(head, body[start:], sizes, self._mac is not None)
-        except (OSError, MemoryError, OverflowError) as exc:
-            raise RemoteProtocolError(f"there is no memory for a frame of {total} bytes") from exc
+        incoming = Incoming(head, body[start:], sizes, self._mac is not None)
+        if incoming.total > self.max_frame:
+            raise RemoteProtocolError(f"a frame of {incoming.total} bytes is above the limit of {self.max_frame}")
+        return incoming
 
-    def _fill(self, incoming: _Incoming, data: bytes, position: int, number: int) -> Tuple[int, int, _Incoming]:
+    def _fill(self, incoming: Incoming, data: bytes, position: int, number: int) -> Tuple[int, int, Incoming]:
         """Copy bulk that came in one read with its frame.  Changes nothing that is committed."""
         source = memoryview(data)
-        filled = sum(incoming.counts)
-        while position < len(data):
-            views = _unfilled(incoming.plan, filled)
-            if not views:
-                break
-            for view in views:
+        while position < len(data) and not incoming.whole:
+            filled = sum(incoming.counts)
+            for view in incoming.targets():
                 piece = source[position : position + view.nbytes]
                 view[: piece.nbytes] = piece
                 position += piece.nbytes
                 filled += piece.nbytes
-        following, number = self._settle(incoming, filled, number)
-        return position, number, following
+            incoming, number = incoming.settle(filled, self._mac, number)
+        return position, number, incoming
 
 
-def _unfilled(plan: Sequence[Tuple[memoryview, Optional[bytearray]]], filled: int) -> List[memoryview]:
-    """Return the places of the next bytes: at most 16 of them, a readv's worth."""
-    views: List[memoryview] = []
-    for chunk, tag in plan:
-        for part in (chunk,) if tag is None else (chunk, memoryview(tag)):
-            if filled >= part.nbytes:
-                filled -= part.nbytes
-                continue
-            views.append(part[filled:])
-            filled = 0
-        if len(views) >= 16:
-            break
-    return views
-
-
-def _finish(incoming: _Incoming) -> Frame:
+def _finish(incoming: Incoming) -> Frame:
     kind, flags, request, thread = incoming.head
-    body, buffers = incoming.body, incoming.buffers
+    body, buffers = incoming.body, incoming.buffers()
     if not body:
         # The pickle itself came as the first buffer.
         body, buffers = buffers[0], buffers[1:]  # type: ignore[assignment]  # any buffer can be unpickled

@@ -277,6 +277,8 @@ class Session:
                     unit.reset()
         elif function in (6, 7):
             self._answer(Header(Op.TASK_RESPONSE, itt=header.itt))
+            # A cold reset ends this session as well.
+            self._flush()
             self._target.reset(cold=function == 7, by=self)
             return
         else:

@@ -16,6 +16,7 @@ from pytest_easycluster.again import Again
 from pytest_easycluster.giving import make_fixtures
 from pytest_easycluster.guards import register
 from pytest_easycluster.report import LiveOutput, add_sections, header
+from pytest_easycluster.unsupported import Skipper
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -51,6 +52,7 @@ def start(config: pytest.Config) -> None:
     quarantine.register(config, lab)
     secrets.register(config, lab)
     config.pluginmanager.register(Again(config, lab), "easycluster-again")
+    config.pluginmanager.register(Skipper(), "easycluster-unsupported")
     if config.getoption("ec_plan"):
         from pytest_easycluster.plan import Plan
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from easycluster.devices.san import SanTarget as LiveTarget
     from easycluster.lab.boots import Boot
     from easycluster.lab.connection import HostConnection
     from easycluster.lab.inventory import HostEntry
@@ -250,10 +251,24 @@ class Host:
         """The host's GPUs.  Not there yet."""
         self._not_yet("gpu")
 
-    @property
-    def san(self) -> NoReturn:
-        """The host's storage target.  Not there yet."""
-        self._not_yet("san")
+    def san(self, driver: str = "embedded", **options: Any) -> LiveTarget:
+        """Run a storage target on the host: ``with host.san("tgt") as san:``.
+
+        Args:
+            driver: ``"embedded"``, our own target, or ``"tgt"``, a tgtd that is installed there.
+            options: Further arguments of :func:`easycluster.devices.san.open_san`.  Without ``portals`` it has two, at
+                the address that the host is connected to.
+
+        Raises:
+            Unsupported: If what the driver needs is not installed there; a test is skipped then.
+        """
+        from easycluster.devices.san import open_san
+
+        if "portals" not in options:
+            address = "127.0.0.1" if self._entry.target.via == "local" else self.address
+            portal = f"[{address}]:0" if ":" in address else f"{address}:0"
+            options["portals"] = (portal, portal)
+        return open_san(driver, host=self, **options)
 
     def _not_yet(self, what: str) -> NoReturn:
         raise NotImplementedError(f"{what} of host {self.name!r} is a name of EasyCluster that does nothing yet")

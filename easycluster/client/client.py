@@ -63,13 +63,15 @@ def deadline(seconds: float) -> Iterator[None]:
     """
     end = _monotonic() + seconds
     outer = _deadline.get()
-    token = _deadline.set(end if outer is None else min(end, outer))
-    _deadlines.append(end)
     try:
+        # Inside, and without a token: a signal handler may raise after any step.
+        _deadlines.append(end)
+        _deadline.set(end if outer is None else min(end, outer))
         yield
     finally:
-        _deadlines.remove(end)
-        _deadline.reset(token)
+        _deadline.set(outer)
+        with contextlib.suppress(ValueError):
+            _deadlines.remove(end)
 
 
 class BaseClient(Calls, Output):

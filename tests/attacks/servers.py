@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from support.owners import sockets_of
+
 from easycluster.wire.auth import CONTROL, ClientHandshake
 
 __all__ = ["KEY", "SOON", "ServerProcess", "address_number", "children", "hear_all", "memory", "until"]
@@ -46,6 +48,13 @@ def children(pid):
         for task in os.listdir(f"/proc/{pid}/task"):
             found += Path(f"/proc/{pid}/task/{task}/children").read_text().split()
     return [int(child) for child in found if _is_alive(int(child))]
+
+
+def tcp_sockets():
+    """Return every TCP socket of this machine, as /proc calls them in the descriptors of processes."""
+    tables = [Path("/proc/net") / name for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
+    return {f"socket:[{row[9]}]" for row in rows}
 
 
 def _is_alive(pid):
@@ -122,8 +131,14 @@ class ServerProcess:
         return self._process.pid
 
     def processes(self):
-        """Return the processes of sessions; a server without sessions has none."""
-        return children(self.helper)
+        """Return the keepers of sessions.
+
+        A server without sessions has none, but for one that waits for the next session and never had
+        a connection: it is there once somebody came who had the key.
+        """
+        keepers, connected = children(self.helper), tcp_sockets()
+        waiting = [keeper for keeper in keepers if not sockets_of(keeper) & connected]
+        return [keeper for keeper in keepers if [keeper] != waiting]
 
     def files(self):
         """Return how many files it has open."""

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -38,6 +39,8 @@ PermitRootLogin yes
 # One that is safe from computers of the future takes longer than all the rest of a connection.
 KexAlgorithms curve25519-sha256
 MaxStartups 200
+# Not the start-up files of whoever runs the tests: theirs may take longer than the test, and wait for each other.
+SetEnv HOME={folder}/home PATH={path}
 LogLevel VERBOSE
 """
 
@@ -99,6 +102,7 @@ class Sshd:
         self.extra_args: tuple[str, ...] = ("-F", str(self.config_path))
         self.pid = 0
         self._hold = -1  # sshd is killed when this pipe closes
+        (self.folder / "home").mkdir()
         for name in ("host_key", "user_key"):
             make_key(self.folder / name)
         shutil.copy(self.folder / "user_key.pub", self.folder / "authorized_keys")
@@ -128,7 +132,10 @@ class Sshd:
     def write_config(self) -> None:
         """Write both configurations for the present port."""
         lines = "".join(line + "\n" for line in self.lines)
-        text = CONFIG.format(port=self.port, host=self.host, folder=self.folder)
+        # The Python that is found first is ours, wherever it comes from.
+        python = os.path.dirname(os.path.realpath(sys.executable))
+        path = f"{python}:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+        text = CONFIG.format(port=self.port, host=self.host, folder=self.folder, path=path)
         (self.folder / "sshd_config").write_text(lines + text)
         self.config_path.write_text(CLIENT_CONFIG.format(port=self.port, user=self.user, folder=self.folder))
         name = f"[{self.host}]:{self.port}"

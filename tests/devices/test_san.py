@@ -285,8 +285,9 @@ def test_two_tables_stand_side_by_side():
     ]
 
 
-# Why each is right to fail: the unit of 4 KiB that blocks are given back by is taken for the first block asked for;
-# ones are written and zeroes expected; a PDU in order is expected to fail, as with tgtd.
+# Why each is right to fail.  The first asks for a block and expects another one where physical blocks are larger than
+# logical ones, the second writes ones and expects zeroes, the third sends its data with the command once it has
+# reconnected, where there is no number that could be wrong.
 NOT_PASSED = {"GetLBAStatus.UnmapSingle", "WriteSame10.UnmapUntilEnd", "iSCSIdatasn.iSCSIDataSnInvalid"}
 
 

@@ -93,6 +93,7 @@ def measure(connection: Connection, lun: bytes, load: Load, limit: float) -> Per
     places = load.blocks // load.each
     buffers = [memoryview(bytearray(size)) for _ in range(load.depth)]
     source = memoryview(chance.getrandbits(8 * size).to_bytes(size, "big") if load.writes else b"")
+    together = max(1, load.depth // 4)
     took: List[float] = []
     errors = place = 0
     finished: List[Task] = []
@@ -119,8 +120,9 @@ def measure(connection: Connection, lun: bytes, load: Load, limit: float) -> Per
                 raise CommandTimeout(
                     f"{connection.name}: no answer to any of {len(owners)} commands within {limit:g} s"
                 )
-            # All that has come with it, so that what follows goes together as well.
-            while connection.stream.waiting and connection.pump(0.0):
+            # Some of what has come with it, so that what follows goes together as well; all of it would leave the
+            # target with nothing to do.
+            while len(finished) < together and connection.stream.waiting and connection.pump(0.0):
                 pass
             while finished:
                 task = finished.pop()

@@ -27,8 +27,8 @@ DRIVERS: Dict[str, Tuple[str, str]] = {
     "external": ("easycluster.devices.san.external", "ExternalDriver"),
 }
 
-# For a look whether a portal answers.
-LOOK = 2.0
+# For a look whether a portal answers: an idle one takes a few milliseconds, a machine with too much to do a second.
+LOOK = 5.0
 
 _SAME: Any = object()
 

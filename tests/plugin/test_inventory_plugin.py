@@ -51,7 +51,7 @@ def test_every_entry_of_fixtures_is_listed_as_documentation(run):
     )
 
     result.stdout.fnmatch_lines(["gpu_pair*", "    Two GPU hosts on one switch."])
-    result.stdout.fnmatch_lines(["big_gpu*", '    A host with role `gpu` where name != "x" (lab.yaml:*).'])
+    result.stdout.fnmatch_lines(["big_gpu*", '    A host with role `gpu` where name != "x".'])
 
 
 # ------------------------------------------------------------ quarantine

@@ -135,6 +135,25 @@ def test_what_does_not_speak_iscsi_is_named():
         thread.join()
 
 
+def test_a_target_that_has_moved_is_followed(target):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            with listener.accept()[0] as peer:
+                stream = PduStream(peer, "initiator")
+                asked, _ = stream.read(time.monotonic() + 20)
+                moved = Header(Op.LOGIN_RESPONSE, 0, lun=asked.lun, itt=asked.itt, w36=0x0101 << 16)
+                there = encode_text({"TargetAddress": f"{target.portals[1].address},1"})
+                stream.write(encode_pdu(moved, there), time.monotonic() + 20)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with login(f"127.0.0.1:{listener.getsockname()[1]}", target.iqn) as session:
+            assert session.read(0, 1) == bytes(512)
+            assert [at for _, at in target.sessions] == [target.portals[1].address]
+        thread.join()
+
+
 def test_a_portal_that_accepts_and_says_nothing_costs_no_more_than_the_limit():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         portal = f"127.0.0.1:{listener.getsockname()[1]}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from easycluster.client import wishes
 from easycluster.client.arrivals import Arrivals, Completion, Outstanding
+from easycluster.client.batch import Batch
 from easycluster.client.calls import Calls
 from easycluster.client.gather import make_start
 from easycluster.client.globals import GlobalProxy
@@ -695,6 +696,12 @@ class BaseClient(Calls, Output):
             number = self._thread_numbers.get(threadid)
         if number is not None:
             self._usable().send(Kind.STOP_THREAD, 0, b"", thread=number)
+
+    # Many at once ----------------------------------------------------------------------------------
+
+    def batch(self) -> Batch:
+        """Return a :class:`Batch`, which records calls and sends them in one message."""
+        return Batch(self)
 
     def __getattr__(self, name: str) -> Any:
         if name[:2] == "__" and name[-2:] == "__":

@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from _thread import get_ident
-from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Tuple
 
 from easycluster.far.session import Interrupted, WorkerSession
 from easycluster.link.operations import Op
@@ -47,6 +47,7 @@ _NAMES: Dict[int, Callable[[Any, Any], str]] = {
     Op.SET_GLOBAL: lambda name, _: f"{name} (set)",
     Op.UPDATE: lambda _blocks, _: "update_definitions",
     Op.SERVICE: lambda name, _: f"<easycluster>.{name}",
+    Op.BATCH: lambda calls, _: f"batch of {len(calls)} calls",
 }
 
 
@@ -69,32 +70,44 @@ class AuditedSession(WorkerSession):
         # When requests began that are not answered yet, and the outcomes of those that failed.
         self._began: Dict[int, float] = {}
         self._failed: Dict[int, str] = {}
+        # Requests whose calls are written down one by one, and not they themselves.
+        self._batches: Set[int] = set()
 
     def send(self, kind: int, request: int, *args: Any, **kwargs: Any) -> Any:
         """As for any session; an answer is written down before it leaves, since with it the session may end."""
-        if kind == Kind.REPLY or kind == Kind.RAISE:
-            began = self._began.pop(request, None)
-            micros = 0 if began is None else int((time.perf_counter() - began) * 1e6)
-            outcome = "ok" if kind == Kind.REPLY else self._failed.pop(request, "cancelled")
-            self._write(f"e\t{request}\t{_one_word(outcome)}\t{micros}\t{self._count_bytes()}\n")
+        if request in self._batches and kind in (Kind.REPLY, Kind.RAISE):
+            self._batches.discard(request)
+            self._failed.pop(request, None)
+        elif kind == Kind.REPLY or kind == Kind.RAISE:
+            self._write_end(request, "ok" if kind == Kind.REPLY else self._failed.pop(request, "cancelled"))
         return super().send(kind, request, *args, **kwargs)
 
     def report(self, operation: Any) -> None:
         """Write down that a request begins."""
         request = self.inside.get(get_ident(), 0)
-        self._began[request] = time.perf_counter()
-        self._write(f"b\t{request}\t{_one_word(name_operation(operation))}\n")
+        if operation[0] == Op.BATCH:
+            self._batches.add(request)
+        else:
+            self._began[request] = time.perf_counter()
+            self._write(f"b\t{request}\t{_one_word(name_operation(operation))}\n")
         if self.worker.report_calls:
             super().report(operation)
+
+    def part_ended(self, exc: Optional[BaseException]) -> None:
+        """Write down that a call of a batch has ended."""
+        self._write_end(self.inside.get(get_ident(), 0), "ok" if exc is None else _name_outcome(exc))
 
     def dump_failure(self, exc: BaseException) -> Any:
         """As for any session."""
         request = self.inside.get(get_ident())
         if request is not None:
-            kind = type(exc)
-            name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-            self._failed[request] = "cancelled" if kind is Interrupted else name
+            self._failed[request] = _name_outcome(exc)
         return super().dump_failure(exc)
+
+    def _write_end(self, request: int, outcome: str) -> None:
+        began = self._began.pop(request, None)
+        micros = 0 if began is None else int((time.perf_counter() - began) * 1e6)
+        self._write(f"e\t{request}\t{_one_word(outcome)}\t{micros}\t{self._count_bytes()}\n")
 
     def _count_bytes(self) -> str:
         """Return how many bytes the link has carried in each direction, as far as the system can tell."""
@@ -115,6 +128,13 @@ class AuditedSession(WorkerSession):
         except OSError:
             # The server is gone, and so will the session be.
             pass
+
+
+def _name_outcome(exc: BaseException) -> str:
+    kind = type(exc)
+    if kind is Interrupted:
+        return "cancelled"
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _one_word(text: str) -> str:

@@ -45,7 +45,7 @@ class WorkerSession(PeerSession):
         self.worker = worker
         super().__init__(*args, **kwargs)
         self.name = worker.settings.get("label") or ""
-        self._reporting = False
+        self.reporting = False
         if worker.report_calls:
             self.reports()
 
@@ -68,6 +68,7 @@ class WorkerSession(PeerSession):
                 Op.SET_GLOBAL: namespace.set_global,
                 Op.UPDATE: namespace.update,
                 Op.SERVICE: self.worker.service,
+                Op.BATCH: self.run_batch,
             }
         )
         return table
@@ -143,16 +144,30 @@ class WorkerSession(PeerSession):
 
     def reports(self) -> None:
         """Report every call from now on; the quick way does not."""
-        self._reporting = True
+        self.reporting = True
         self.special.add("report")
 
     def report(self, operation: Any) -> None:
         """Tell the server what is asked for."""
         self.worker.report(describe_operation(operation))
 
+    def part_begins(self, name: str) -> None:
+        """Tell the server which call of a batch begins."""
+        self.report((Op.CALL, name))
+
+    def part_ended(self, exc: Optional[BaseException]) -> None:
+        """A call of a batch has ended."""
+
+    def run_batch(self, calls: Any, mode: int, entries: Any) -> Any:
+        """Run many calls, see :func:`easycluster.far.batch.run_batch`."""
+        # Late: most sessions have none.
+        from easycluster.far.batch import run_batch
+
+        return run_batch(self, calls, mode, entries)
+
     def perform(self, operation: Any) -> Any:
         """Do what a request asks for."""
-        if self._reporting:
+        if self.reporting:
             self.report(operation)
         function = self._operations[operation[0]]
         return function(*operation[1:])

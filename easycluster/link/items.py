@@ -22,14 +22,14 @@ from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 from easycluster.wire.frames import Kind
 
-__all__ = ["ItemSource", "Pace", "discard_entry", "load_entry"]
+__all__ = ["PLAIN", "ItemSource", "Pace", "discard_entry", "load_entry"]
 
 _monotonic = time.monotonic
 
 Entry = Union[bytes, Tuple[bytes, List[bytes]], int, float, str, None]
 
 # Nobody can change these, so that they need no pickle of their own; exactly these types.
-_PLAIN = frozenset((int, float, str, bool, type(None)))
+PLAIN = frozenset((int, float, str, bool, type(None)))
 
 # Seconds that items wait for others to travel with.
 SPAN = 0.02
@@ -126,7 +126,7 @@ class ItemSource:
                 self._watch(batch)
             while batch.count < most and batch.size < MOST_BYTES and now - begin < SPAN:
                 item = next(iterator)
-                if item.__class__ in _PLAIN:
+                if item.__class__ in PLAIN:
                     batch.add(item, len(item) if item.__class__ is str else 8)
                 else:
                     data, buffers = session.values.dumps(item, "item")

@@ -38,6 +38,7 @@ class Op:
     SET_GLOBAL = 11
     UPDATE = 12
     SERVICE = 13
+    BATCH = 14
 
 
 _DESCRIPTIONS: Dict[int, Callable[[Any, Any], str]] = {
@@ -55,6 +56,7 @@ _DESCRIPTIONS: Dict[int, Callable[[Any, Any], str]] = {
     Op.SET_GLOBAL: lambda name, _: f"setting global {name}",
     Op.UPDATE: lambda _blocks, _: "update_definitions()",
     Op.SERVICE: lambda name, _: f"{name}()",
+    Op.BATCH: lambda calls, _: f"batch of {len(calls)} calls",
 }
 
 
@@ -120,6 +122,8 @@ class PeerSession(Session):
         super().__init__(*args, **kwargs)
         self.items = ItemSource(self)
         self._operations = self.operations()
+        # By request, where in it what it raises was raised, if that has to be said.
+        self.places: Dict[int, str] = {}
 
     def name_parts(self, operation: Tuple[Any, ...]) -> List[str]:
         """Return what a message calls each part of a request that cannot be pickled."""
@@ -199,10 +203,17 @@ class PeerSession(Session):
 
     def dump_failure(self, exc: BaseException) -> Tuple[bytes, List[memoryview]]:
         """Return an exception as plain pickled values."""
-        failure = failures.describe(exc, dumps=self._dumps_alone, host=self.name)
+        failure = self.describe_failure(exc)
         failure["kept"] = self.keep_failure(exc)
+        place = self.places and self.places.pop(self.inside.get(get_ident(), 0), "")
+        if place:
+            failures.add_note(failure, place)
         result: Tuple[bytes, List[memoryview]] = self.values.dumps(failure)
         return result
+
+    def describe_failure(self, exc: BaseException) -> failures.Failure:
+        """Return an exception as builtin values."""
+        return failures.describe(exc, dumps=self._dumps_alone, host=self.name)
 
     def keep_failure(self, exc: BaseException) -> int:
         """Keep what a failure refers to if somebody may ask for it; return its number, 0 if not."""

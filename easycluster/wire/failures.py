@@ -38,7 +38,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple, Ty
 from easycluster.errors import RemoteError
 from easycluster.wire import tracebacks
 
-__all__ = ["Failure", "Lost", "describe", "kept", "rebuild", "text"]
+__all__ = ["Failure", "Lost", "add_note", "describe", "kept", "rebuild", "text"]
 
 Failure = Dict[str, Any]
 Node = Dict[str, Any]
@@ -149,6 +149,13 @@ def text(failure: Failure) -> List[str]:
     """Return the traceback as the far side's Python prints it, as from ``traceback.format_exception``."""
     lines = failure.get("text") if isinstance(failure, dict) else None
     return [str(line) for line in lines] if isinstance(lines, (list, tuple)) else []
+
+
+def add_note(failure: Failure, note: str) -> None:
+    """Add a note to an exception that was taken apart; the exception itself stays as it is."""
+    first = failure["nodes"][0]
+    first["notes"] = (*first["notes"], note)
+    failure["text"] = [*failure["text"], note + "\n"]
 
 
 def kept(failure: Failure) -> int:

@@ -187,7 +187,7 @@ def take_met(depth: int = 1) -> Optional[Dump]:
 
 def peer_object(oid: int, type_data: str) -> Any:
     """Return the proxy for an object of the peer (stands in a pickle)."""
-    values, received = _loader()
+    values, received = loader()
     # In this order: interrupted in between, a reference is given back too late and not once too often.
     received.append(oid)
     try:
@@ -199,19 +199,25 @@ def peer_object(oid: int, type_data: str) -> Any:
 
 def own_object(oid: int) -> Any:
     """Return our own object that the peer refers to (stands in a pickle)."""
-    return _loader()[0].exports.get(oid)
+    return loader()[0].exports.get(oid)
 
 
 def obtain_cloudpickle() -> None:
     """See that the rest of the stream can import cloudpickle (stands in a pickle)."""
-    _loader()[0].obtain_cloudpickle()
+    loader()[0].obtain_cloudpickle()
 
 
-def _loader() -> Tuple[Any, List[int]]:
-    loader = at_load.get(get_ident())
-    if loader is None:
+def loader() -> Tuple[Any, List[int]]:
+    """Return the Values that rebuilds something in this thread, and the numbers of the references met so far."""
+    found = at_load.get(get_ident())
+    if found is None:
         raise SerializationError("a reference to a far-side object makes sense only inside its session")
-    return loader
+    return found
+
+
+def apart(entries: Dict[int, Any]) -> Dict[int, Any]:
+    """Return pickles that lie in another pickle (stands in a pickle), see :mod:`easycluster.wire.apart`."""
+    return entries
 
 
 def second(_: Any, value: Any) -> Any:
@@ -334,7 +340,8 @@ class _ReferenceReader(pickle.Unpickler):
         self.oids: List[int] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        return self._take if (module, name) == (__name__, "peer_object") else _Inert
+        ours = {"peer_object": self._take, "apart": self._take_apart} if module == __name__ else {}
+        return ours.get(name, _Inert)
 
     def persistent_load(self, pid: Any) -> Any:
         self._take(*pid)
@@ -343,6 +350,11 @@ class _ReferenceReader(pickle.Unpickler):
         # What is no number would later be given back as one.
         if type(oid) is int and 0 < oid < _NO_OID:
             self.oids.append(oid)
+
+    def _take_apart(self, entries: Dict[int, Any]) -> None:
+        for data, _buffers in entries.values():
+            if STACK_GLOBAL in data:
+                self.oids.extend(references_in(data))
 
 
 def references_in(data: Any) -> List[int]:

@@ -14,12 +14,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks import child, connects, environment, plugin, report
+from benchmarks import child, connects, environment, many, plugin, report
 from examples.hw_lab.far_hosts import FarHosts, find_sshd
 
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = ROOT / "benchmarks" / "child.py"
 CONNECTS = ROOT / "benchmarks" / "connects.py"
+MANY = ROOT / "benchmarks" / "many.py"
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -31,6 +32,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--connects", type=int, default=200, help="connects one after the other, 0 for none (%(default)s)"
     )
+    parser.add_argument("--many", type=int, default=20, help="rounds of many calls at once, 0 for none (%(default)s)")
     parser.add_argument("--cpu", type=int, help="the core everything is pinned to (the idlest one)")
     parser.add_argument("--json", type=Path, help="where the figures go (results.json in the cache directory)")
     parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
@@ -88,13 +90,13 @@ def measure(peer: str, python: str, seconds: float, settings: dict[str, str]) ->
     return run_child([python, str(CHILD), peer, str(seconds), json.dumps(settings)], env, seconds + 40)
 
 
-def measure_connects(what: str, count: int, settings: dict[str, str]) -> dict[str, float]:
-    """Measure one of the figures of :mod:`benchmarks.connects` in a child process.
+def measure_beside(script: Path, what: str, count: int, settings: dict[str, str]) -> dict[str, float]:
+    """Measure one of the figures of :mod:`benchmarks.connects` or :mod:`benchmarks.many` in a child process.
 
     Raises:
         RuntimeError: If the child fails or hangs; the message has the end of what it said.
     """
-    command = [sys.executable, str(CONNECTS), what, str(count), json.dumps(settings)]
+    command = [sys.executable, str(script), what, str(count), json.dumps(settings)]
     return run_child(command, {**os.environ, "PYTHONPATH": str(ROOT)}, 120)
 
 
@@ -185,19 +187,22 @@ def main() -> int:
                     errors[peer].append(str(exc))
         if cores:
             os.sched_setaffinity(0, cores)
-        for what in connects.WHATS if options.connects else ():
-            if settings or not what.endswith("ssh"):
+        beside = [(CONNECTS, what, options.connects) for what in connects.WHATS]
+        beside += [(MANY, what, options.many) for what in many.WHATS]
+        for script, what, count in beside:
+            if count and (settings or not what.endswith("ssh")):
                 show(what)
                 try:
-                    costs[what] = measure_connects(what, options.connects, settings)
+                    costs[what] = measure_beside(script, what, count, settings)
                 except RuntimeError as exc:
                     print(f"{what} failed:\n{exc}", file=sys.stderr)
         show("")
 
     rows = [report.summarize(peer, figures[peer], errors[peer]) for peer in peers]
-    reached = report.targets(rows) + report.cost_targets(costs)
+    reached = report.targets(rows) + report.cost_targets(costs) + report.many_targets(costs)
     print(report.table(rows))
     print(report.cost_table(costs))
+    print(report.many_table(costs))
     for met, sentence in reached:
         print(f"{'met' if met else 'MISSED'}: {sentence}")
     if hasattr(os, "wait4") and len(peers) == len(child.PEERS):

@@ -138,3 +138,35 @@ def cost_targets(costs: dict[str, dict[str, float]]) -> list[tuple[bool, str]]:
             value = costs[what][figure]
             reached.append((value <= most, f"{label}: {value:.1f} {unit}, at most {most:g}"))
     return reached
+
+
+# Of benchmarks.many: what each way is.
+MANY = {
+    "nonblocking": "2,000 nonblocking calls, calls/s",
+    "batch": "a batch of 2,000 calls, calls/s",
+    "threads": "8 threads on one client, calls/s",
+}
+
+# Calls a second of a batch over TCP, in the fastest round: what else the machine does only ever makes it slower.
+LEAST_BATCH = 600_000
+
+
+def many_table(costs: dict[str, dict[str, float]]) -> str:
+    """Return how many calls a second each way does; the floor is the same work in one process."""
+    lines = ["| many calls at once | link | median | fastest | floor | x floor |", "|---|---|---:|---:|---:|---:|"]
+    for what, found in costs.items():
+        for way, label in MANY.items():
+            if way in found:
+                lines.append(
+                    f"| {label} | {what.partition(' ')[2]} | {found[way]:,.0f} | {found[f'best_{way}']:,.0f} |"
+                    f" {found['floor']:,.0f} | {found[f'ratio_{way}']:.1f} |"
+                )
+    return "\n".join([*lines, ""]) if len(lines) > 2 else ""
+
+
+def many_targets(costs: dict[str, dict[str, float]]) -> list[tuple[bool, str]]:
+    """Return the target of batches, if it was measured: whether it is met, and a sentence."""
+    if "many tcp" not in costs:
+        return []
+    best = costs["many tcp"]["best_batch"]
+    return [(best >= LEAST_BATCH, f"a batch over TCP: {best:,.0f} calls/s, at least {LEAST_BATCH:,}")]

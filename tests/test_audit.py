@@ -156,6 +156,56 @@ def test_outcomes_are_names_of_exceptions(audited):
     ]
 
 
+def test_each_call_of_a_batch_has_a_line(audited):
+    _server, connect, path = audited
+    client = connect()
+    batch = client.batch()
+    batch.os.path.join("a", "b")
+    batch.int("x")
+    batch.os.getpid()
+    assert len(batch.run(return_exceptions=True)) == 3
+    batch.int("x")
+    batch.os.getpid()
+    with pytest.raises(ValueError, match="invalid literal"):
+        batch.run(origexc="quiet")
+    batch.os.getppid()
+    batch.time.sleep(60)
+    with pytest.raises(easycluster.CallTimeout):
+        batch.run(timeout=0.2)
+    client.os.getppid()
+    client.close()
+    ended = wait_for(path, "ended")
+    assert calls_of(path) == [
+        ("os.path.join", "ok"),
+        ("int", "ValueError"),
+        ("os.getpid", "ok"),
+        ("int", "ValueError"),
+        ("os.getppid", "ok"),
+        ("time.sleep", "cancelled"),
+        ("os.getppid", "ok"),
+    ]
+    assert ended["calls"] == 7
+
+
+def test_a_server_that_reports_calls_names_those_of_a_batch(folder):
+    told = queue.Queue()
+
+    class Reporting(Server):
+        def report_request(self, session, text):
+            told.put(text)
+
+    key = keys.read_key_file(folder / "alice.key")
+    with Reporting(0, key, "127.0.0.1", verbosity=2) as server:
+        server.start()
+        with easycluster.Client(key, "127.0.0.1", server.port) as client:
+            batch = client.batch()
+            batch.os.path.join("a", "b")
+            batch.os.getpid()
+            batch.run()
+            lines = [told.get(timeout=SOON) for _ in range(3)]
+    assert lines == ["batch of 2 calls", "os.path.join()", "os.getpid()"]
+
+
 def test_methods_and_attributes_of_objects_are_named(audited):
     _server, connect, path = audited
     client = connect()

@@ -6,6 +6,8 @@ import pytest
 
 child = pytest.importorskip("benchmarks.child", reason="the benchmarks are part of the checkout, not of the wheel")
 report = pytest.importorskip("benchmarks.report")
+many = pytest.importorskip("benchmarks.many")
+command = pytest.importorskip("benchmarks.__main__")
 
 
 def one_round(ratio: float) -> dict[str, float]:
@@ -42,3 +44,21 @@ def test_targets_are_judged_by_the_ratio():
     ]
 
     assert [met for met, _ in report.targets(rows)] == [True, False, True]
+
+
+def test_many_calls_are_checked_and_stand_beside_their_floor():
+    assert many.rate(many.floor, None) > 0
+    with pytest.raises(ValueError, match="the far side cannot add"):
+        many.rate(lambda client: [1, *many.WANTED[1:]], None)
+
+    found = command.measure_beside(command.MANY, "many spawned", 1, {})
+
+    assert {"floor", "nonblocking", "batch", "threads"} <= found.keys()
+    assert "| a batch of 2,000 calls, calls/s | spawned |" in report.many_table({"many spawned": found})
+    assert report.many_table({"import": {"median_ms": 1.0}}) == ""
+
+
+def test_batches_are_judged_by_their_fastest_round():
+    assert [met for met, _ in report.many_targets({"many tcp": {"best_batch": 600_000.0}})] == [True]
+    assert [met for met, _ in report.many_targets({"many tcp": {"best_batch": 599_999.0}})] == [False]
+    assert report.many_targets({}) == []

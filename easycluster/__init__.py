@@ -43,6 +43,7 @@ from easycluster.objects.proxies import DefaultRemoteProxy, FileProxy, Generator
 from easycluster.version import DEFAULT_PORT, VERSION
 
 if TYPE_CHECKING:
+    from easycluster.client.batch import Batch
     from easycluster.client.client import SINGLE, deadline
     from easycluster.client.group import ClientGroup, call_method_multi, call_multi, eval_multi, execblock_multi
     from easycluster.client.response import NonblockingResponse
@@ -64,6 +65,7 @@ __version__ = VERSION
 # Where the names are that are loaded on first use.
 _LAZY = {
     "AutoThreadingClient": "connect",
+    "Batch": "client.batch",
     "Client": "connect",
     "ClientGroup": "client.group",
     "Connection": "connect",
@@ -94,6 +96,7 @@ __all__ = [
     "VERSION",
     "AuthenticationError",
     "AutoThreadingClient",
+    "Batch",
     "BootstrapError",
     "CallCancelled",
     "CallTimeout",

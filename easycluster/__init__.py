@@ -11,43 +11,44 @@ Everything public is here; what is heavy is loaded when it is first used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from easycluster import errors
-from easycluster.definitions import define_common, definitions_module
-from easycluster.errors import (
-    AuthenticationError,
-    BootstrapError,
-    CallCancelled,
-    CallTimeout,
-    ConnectError,
-    ConnectionClosed,
-    ConnectionLost,
-    ConnectTimeout,
-    EasyClusterError,
-    ForkedClientError,
-    HostKeyError,
-    HostNotFound,
-    KeyFileError,
-    RemoteError,
-    RemoteException,
-    SerializationError,
-    SessionError,
-    SpecError,
-    StaleProxy,
-    WorkerDied,
-)
-from easycluster.far.namespace import exec_return, get_global, set_global
-from easycluster.objects.exports import ServerObject, callback, make_server_class, make_singleton
-from easycluster.objects.proxies import DefaultRemoteProxy, FileProxy, GeneratorProxy, RemoteProxy, SelfIterProxy
 from easycluster.version import DEFAULT_PORT, VERSION
 
+# As typing has it, for type checkers; importing typing takes longer than all else that is done here.
+TYPE_CHECKING = False
+
 if TYPE_CHECKING:
+    from typing import Any
+
+    from easycluster import errors
     from easycluster.client.batch import Batch
     from easycluster.client.client import SINGLE, deadline
     from easycluster.client.group import ClientGroup, call_method_multi, call_multi, eval_multi, execblock_multi
     from easycluster.client.response import NonblockingResponse
     from easycluster.connect import AutoThreadingClient, Client, Connection, ThreadedClient
+    from easycluster.definitions import define_common, definitions_module
+    from easycluster.errors import (
+        AuthenticationError,
+        BootstrapError,
+        CallCancelled,
+        CallTimeout,
+        ConnectError,
+        ConnectionClosed,
+        ConnectionLost,
+        ConnectTimeout,
+        EasyClusterError,
+        ForkedClientError,
+        HostKeyError,
+        HostNotFound,
+        KeyFileError,
+        RemoteError,
+        RemoteException,
+        SerializationError,
+        SessionError,
+        SpecError,
+        StaleProxy,
+        WorkerDied,
+    )
+    from easycluster.far.namespace import exec_return, get_global, set_global
     from easycluster.far.undo import undo as undo
     from easycluster.keys import (
         add_key_options,
@@ -58,37 +59,52 @@ if TYPE_CHECKING:
         write_key_file,
     )
     from easycluster.lab import Lab
+    from easycluster.objects.exports import ServerObject, callback, make_server_class, make_singleton
+    from easycluster.objects.proxies import DefaultRemoteProxy, FileProxy, GeneratorProxy, RemoteProxy, SelfIterProxy
     from easycluster.spec import ConnectionSpec, parse_connection_spec
 
 __version__ = VERSION
 
-# Where the names are that are loaded on first use.
-_LAZY = {
-    "AutoThreadingClient": "connect",
-    "Batch": "client.batch",
-    "Client": "connect",
-    "ClientGroup": "client.group",
-    "Connection": "connect",
-    "ConnectionSpec": "spec",
-    "Lab": "lab",
-    "NonblockingResponse": "client.response",
-    "SINGLE": "client.client",
-    "ThreadedClient": "connect",
-    "add_key_options": "keys",
-    "call_method_multi": "client.group",
-    "call_multi": "client.group",
-    "deadline": "client.client",
-    "decode_key": "keys",
-    "eval_multi": "client.group",
-    "execblock_multi": "client.group",
-    "generate_key": "keys",
-    "key_from_options": "keys",
-    "parse_connection_spec": "spec",
-    "read_key_file": "keys",
+# Which names each module has that is loaded when one of them is first used.
+_NAMES = {
+    "client.batch": ("Batch",),
+    "client.client": ("SINGLE", "deadline"),
+    "client.group": ("ClientGroup", "call_method_multi", "call_multi", "eval_multi", "execblock_multi"),
+    "client.response": ("NonblockingResponse",),
+    "connect": ("AutoThreadingClient", "Client", "Connection", "ThreadedClient"),
+    "definitions": ("define_common", "definitions_module"),
+    "errors": (
+        "AuthenticationError",
+        "BootstrapError",
+        "CallCancelled",
+        "CallTimeout",
+        "ConnectError",
+        "ConnectTimeout",
+        "ConnectionClosed",
+        "ConnectionLost",
+        "EasyClusterError",
+        "ForkedClientError",
+        "HostKeyError",
+        "HostNotFound",
+        "KeyFileError",
+        "RemoteError",
+        "RemoteException",
+        "SerializationError",
+        "SessionError",
+        "SpecError",
+        "StaleProxy",
+        "WorkerDied",
+    ),
+    "far.namespace": ("exec_return", "get_global", "set_global"),
     # For role code, which writes easycluster.undo(...); not in __all__, for it is a word of everybody's.
-    "undo": "far.undo",
-    "write_key_file": "keys",
+    "far.undo": ("undo",),
+    "keys": ("add_key_options", "decode_key", "generate_key", "key_from_options", "read_key_file", "write_key_file"),
+    "lab": ("Lab",),
+    "objects.exports": ("ServerObject", "callback", "make_server_class", "make_singleton"),
+    "objects.proxies": ("DefaultRemoteProxy", "FileProxy", "GeneratorProxy", "RemoteProxy", "SelfIterProxy"),
+    "spec": ("ConnectionSpec", "parse_connection_spec"),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
     "DEFAULT_PORT",
@@ -154,13 +170,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = _LAZY.get(name)
-    if home is None:
+    home = _HOMES.get(name)
+    if home is None and name != "errors":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
+    if home is None:
+        return importlib.import_module(f"{__name__}.{name}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     return value
 
 

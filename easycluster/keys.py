@@ -22,7 +22,6 @@ import os
 import re
 import stat
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from easycluster.errors import KeyFileError
@@ -31,6 +30,7 @@ from easycluster.wire.auth import KEY_SIZE, key_id
 if TYPE_CHECKING:
     import argparse
     import optparse
+    from pathlib import Path
 
 __all__ = [
     "KEY_SIZE",
@@ -135,6 +135,8 @@ def write_key_file(path: str | os.PathLike[str], key: bytes, overwrite: bool = F
     """
     if len(key) != KEY_SIZE:
         raise KeyFileError(f"a key is {KEY_SIZE} bytes long, this one has {len(key)}; use generate_key()")
+    from pathlib import Path
+
     target = Path(path)
     _check_name(os.fspath(target))
     if target.is_dir():

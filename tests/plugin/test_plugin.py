@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import pytest_easycluster
 from easycluster import generate_key, write_key_file
+
+ROOT = str(Path(pytest_easycluster.__file__).parents[1])
 
 # ------------------------------------------------------------ without a lab
 
@@ -65,6 +70,40 @@ def test_the_plugin_imports_pytest_and_nothing_heavy():
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
 
     assert said.stdout.strip() == "['pytest_easycluster']"
+
+
+def fresh_environment():
+    """The environment without what says how this run goes, with this checkout to import."""
+    rest = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "EC_"))}
+    return {**rest, "PYTHONPATH": ROOT, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def test_a_run_without_a_lab_imports_only_what_says_what_there_is(suite):
+    suite.pytester.makeconftest("""
+        import sys
+        def pytest_unconfigure():
+            print("\\nours:", *sorted(name for name in sys.modules if "easycluster" in name))
+        """)
+    suite.tests("""
+        def test_passes(): pass
+        def test_fails(): assert False
+        """)
+
+    # An interpreter of its own: pytester's is warm, it has imported everything.
+    command = [sys.executable, "-m", "pytest", "-s", "-p", "pytest_easycluster.plugin"]
+    done = subprocess.run(
+        command,
+        cwd=suite.pytester.path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=fresh_environment(),
+    )
+
+    assert "1 failed, 1 passed" in done.stdout
+    names = ["", ".fixtures", ".hookspecs", ".options", ".plugin"]
+    assert f"\nours: {' '.join(f'pytest_easycluster{name}' for name in names)}\n" in done.stdout
 
 
 def test_fixtures_and_markers_read_as_documentation(suite):

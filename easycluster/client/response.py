@@ -68,6 +68,10 @@ class NonblockingResponse:
         if self._outcome is None and "_pending" in self.__dict__:
             self._session.unwanted.append(self._pending)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Which refuses, and says why.
+        return self.client.__reduce_ex__(protocol)
+
     @property
     def request_id(self) -> int:
         """Number of the request in its session."""

@@ -98,11 +98,11 @@ def rebuild_results(values: List[Any], entries: Entries, raised: Entries, mode: 
         try:
             values[number] = receiver.loads(data, buffers)
         except SerializationError as exc:
-            error = SerializationError(f"result {number + 1} of {len(values)}: {exc}")
-            error.__cause__ = exc
+            text = f"result {number + 1} of {len(values)}: {exc}"
             if mode == STOP:
-                raise error from exc
-            values[number] = error
+                raise SerializationError(text) from exc
+            # Without its cause, whose traceback leads to this frame, and so to the list that it stands in.
+            values[number] = SerializationError(text)
     for number, (data, buffers) in raised.items():
         failure = receiver.loads(data, buffers)
         orig = failures.rebuild(failure, loads=receiver.loads, host=receiver.host)

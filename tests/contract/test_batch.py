@@ -79,6 +79,11 @@ define_common(
     def kinds(*items):
         return [(type(item).__name__, len(item)) for item in items]
 
+    def stranger():
+        here = sys.modules.setdefault("only_there", type(sys)("only_there"))
+        exec("class Stranger: pass", vars(here))
+        return here.Stranger()
+
     class Counter(ServerObject):
         alive = 0
 
@@ -362,6 +367,25 @@ def test_objects_of_a_batch_that_ends_early_are_let_go(client):
     assert client.counters() == 1
     # Its number is not given back too often: it is still there.
     assert counter.step() == 1
+
+
+def test_a_result_that_cannot_be_rebuilt_here_is_named_and_the_others_are_let_go(client):
+    def record():
+        batch = client.batch()
+        batch.Counter()
+        batch.stranger()
+        batch.Counter()
+        return batch
+
+    with pytest.raises(SerializationError, match=r"^result 2 of 3: a value from .* cannot be rebuilt here"):
+        record().run()
+    assert eventually(client, "counters()", 0) == 0
+    one, error, other = record().run(return_exceptions=True)
+    assert isinstance(error, SerializationError)
+    assert (one.step(), other.step()) == (1, 1)
+    del one, other
+    gc.collect()
+    assert eventually(client, "counters()", 0) == 0
 
 
 def test_objects_that_nobody_takes_are_let_go(client):

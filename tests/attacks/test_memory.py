@@ -18,6 +18,7 @@ from attacks.servers import KEY, SOON, address_number, hear_all, memory, until
 
 from easycluster.link.operations import Op
 from easycluster.wire.auth import CONTROL, DATA, TOKEN_SIZE, ClientHandshake
+from easycluster.wire.bulk import CHUNK
 from easycluster.wire.frames import COMPRESSED, HEADER, LARGE, MAX_BODY, Kind, frame
 from easycluster.wire.records import Mac
 
@@ -177,6 +178,12 @@ class FarProcess:
         self._sent += 1
         return record
 
+    def seal_chunk(self, chunk):
+        """Return a chunk of a buffer with its tag."""
+        tag = self._mac.tag(self._sent, chunk)
+        self._sent += 1
+        return chunk + tag
+
     def receive(self):
         """Return kind, flags and body of the next frame."""
         head = self.data.recv(36, socket.MSG_WAITALL)
@@ -250,7 +257,8 @@ def large(*sizes):
 
 # The head of a record, or the frames in a right one; each breaks a limit.
 TOO_MUCH = {
-    "a buffer of 8 EiB": large(1 << 63),
+    "a buffer of 8 EiB": large((1 << 63) - 1),
+    "a buffer of 8 EiB to become bytes": large((1 << 64) - 1),
     "a buffer above the limit": large(8 * MIB + 1),
     "buffers above the limit": large(4 * MIB, 4 * MIB, 1),
     "no buffers": large(),
@@ -279,9 +287,13 @@ def test_a_record_longer_than_allowed_ends_the_session_before_it_arrives(far):
 
 def test_memory_grows_with_what_arrives_and_not_with_what_is_announced(far):
     space, real = memory(far.pid, "VmSize"), memory(far.pid, "VmHWM")
-    far.data.sendall(far.seal(large(8 * MIB)) + bytes(1000))
-    until(lambda: memory(far.pid, "VmSize") - space >= 8)
-    assert memory(far.pid, "VmHWM") - real < 2
+    far.data.sendall(far.seal(large(8 * MIB)))
+    for _ in range(6):
+        far.data.sendall(far.seal_chunk(bytes(CHUNK)))
+    # It has taken them, 1.5 MiB, and made room for no more than comes next.
+    until(lambda: memory(far.pid, "VmHWM") - real >= 1)
+    assert memory(far.pid, "VmHWM") - real < 4
+    assert memory(far.pid, "VmSize") - space < 6
 
 
 def test_a_control_link_takes_no_bulk(server):

@@ -157,7 +157,7 @@ class SessionError(EasyClusterError, OSError):
         host: The host as the caller named it.
         call: The call that was in progress, ``""`` if none.
         elapsed: Seconds since that call began, or None.
-        last_output: The last text (at most 2 KiB) that the far side wrote to its standard error.
+        last_output: The last text (at most 4 KiB) that the far side wrote to its standard error.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ USED_OF_LEASE = 0.9
 # Bytes of output that may be on their way before the near side has to say that it took some.
 OUTPUT_WINDOW = 1 << 20
 # What an error shows of the last words.
-LAST_WORDS = 2048
+LAST_WORDS = 4096
 # Stands for a request that nothing ends: the near side wants the worker killed.
 KILLED = -1
 # Seconds for the stacks of a stuck worker.

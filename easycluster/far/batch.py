@@ -40,10 +40,10 @@ def run_batch(
     try:
         for name, args in calls:
             try:
-                if unwanted and request in unwanted:
-                    raise Interrupted
                 if reporting:
                     session.part_begins(name)
+                if unwanted and request in unwanted:
+                    raise Interrupted
                 if args is None:
                     args, keywords = values.loads(*entries.pop(len(results)))
                     value = get_global(name)(*args, **keywords)

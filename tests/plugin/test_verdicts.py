@@ -263,7 +263,9 @@ def test_other_plugins_show_verdicts_too(lab):
         "-v", "-p", "pytest_timeout", "-p", "pytest_metadata.plugin", "-p", "pytest_html.plugin", "--html=r.html"
     )
 
-    assert words(result) == {"test_loses": "LOST", "test_crashes": "CRASHED", "test_hangs": "FAILED"}
+    # What pytest-timeout writes of other threads may stand between the test and its word.
+    assert {**words(result), "test_hangs": "?"} == {"test_loses": "LOST", "test_crashes": "CRASHED", "test_hangs": "?"}
+    result.stdout.fnmatch_lines(["FAILED *::test_hangs*"])
     assert "killed by signal 9" in (lab.pytester.path / "r.html").read_text()
 
 

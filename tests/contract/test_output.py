@@ -403,9 +403,11 @@ def test_a_slow_receiver_slows_the_far_side_and_nothing_else(connect):
     begin = time.monotonic()
     assert client.eval("1 + 1", threadid=3) == 2
     assert time.monotonic() - begin < 0.5
-    assert len(response.wait()) == 30
+    written = response.wait()
+    assert len(written) == 30
     assert client.flush_output(20)
-    assert sum(taken) == 100_000 + 30 * 60_000
+    # Whatever each call of the system took.
+    assert sum(taken) == 100_000 + sum(written)
 
 
 def test_far_side_tracebacks_are_printed_once(client, capfd):

@@ -29,12 +29,14 @@ class Traces:
         address = folder.joinpath("hosts").read_text().splitlines()[-1].split()[0]
         self.device = "lb" + "-".join(address.split(".")[:3])
         self._started = {pid: _started(pid) for pid in self.processes}
+        # In ticks since the boot.  Who was started later has the same numbers by chance: they are used again.
+        self._seen = float(Path("/proc/uptime").read_text().split()[0]) * os.sysconf("SC_CLK_TCK")
 
     def left(self) -> list[str]:
         """What is still there."""
         found = [f"process {pid}" for pid, start in self._started.items() if start and _started(pid) == start]
         for entry in os.listdir("/proc"):
-            if entry.isdigit():
+            if entry.isdigit() and int(_started(entry) or self._seen + 1) <= self._seen:
                 held = {_namespace(entry, kind) for kind in KINDS} & self.namespaces
                 found += [f"{name} of process {entry}" for name in held]
         found += [f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if self._ours(line)]
@@ -69,7 +71,7 @@ def _below(pid: int) -> list[int]:
     return found
 
 
-def _started(pid: int) -> str:
+def _started(pid: object) -> str:
     """Which process has this pid, "" if none; one that nobody has waited for yet is over."""
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -19,6 +19,7 @@ from easycluster.client.output import OUTPUT_TIME, Output
 from easycluster.client.process import Forked, close_when_dropped, is_ending, live, shielded, sleep_on, weakly
 from easycluster.client.quick import make_call
 from easycluster.client.response import NonblockingResponse
+from easycluster.client.session import Unwanted, abandon
 from easycluster.client.wishes import WISHES
 from easycluster.errors import (
     CallTimeout,
@@ -497,10 +498,12 @@ class BaseClient(Calls, Output):
     ) -> tuple[Any, RemoteException | None]:
         """Wait for the answer to a request; return its value or its error."""
         try:
-            message = session.wait_item(pending, limit)
-            while message[0] == Kind.CALL:
-                session.answer(message)
-                message = session.wait_item(pending, limit)
+            session.wait_some(pending, limit)
+            while pending.items[0][0] == Kind.CALL:
+                session.answer(pending.items.popleft())
+                session.wait_some(pending, limit)
+            # The answer stays where it is meanwhile: if a signal handler raises, it is dropped there.
+            self._wait_for_output(pending.items[0])
         except Expired:
             raise self._timed_out(session, pending, timeout) from None
         except OSError as exc:
@@ -510,13 +513,20 @@ class BaseClient(Calls, Output):
         except BaseException:
             session.pending.pop(pending.request, None)
             self._stop(session, pending)
+            abandon(pending, Unwanted(session))
             raise
-        return self._unpacked(session, message)
+        return self._loaded(session, pending.items.popleft())
 
     def _unpacked(self, session: NearSession, message: Any) -> tuple[Any, RemoteException | None]:
         """Return the value or the error that an answer carries, after the output that belongs before it."""
+        self._wait_for_output(message)
+        return self._loaded(session, message)
+
+    def _wait_for_output(self, message: Any) -> None:
         if message[1] & MARKED and self._endpoint is not None and self._endpoint.control is not None:
             self._endpoint.control.wait_mark(message[3], OUTPUT_TIME)
+
+    def _loaded(self, session: NearSession, message: Any) -> tuple[Any, RemoteException | None]:
         value = session.load(message)
         if message[0] != Kind.RAISE:
             return value, None

@@ -133,8 +133,10 @@ def make_call(
                         answer = data
                     else:
                         answer = b""
-            # A frame with flags, an exception, and whatever is not one whole frame go the long way.
-            if answer[:16] == _pack(len(answer) - 16 & 0xFFFFFFFF, _PLAIN_REPLY, request, 0):
+            # A frame with flags, an exception, references, and whatever is not one whole frame go the long way.
+            if STACK_GLOBAL not in answer and answer[:16] == _pack(
+                len(answer) - 16 & 0xFFFFFFFF, _PLAIN_REPLY, request, 0
+            ):
                 # From here on it is taken.  If a signal handler raises now, nobody wants it any more.
                 decoder._state = (None, number, [])
             else:
@@ -154,11 +156,8 @@ def make_call(
         request = 0
         if pending is not None or completions:
             return owner()._finish_call(session, pending, answer, origexc)
-        body = answer[16:]
-        if STACK_GLOBAL in body:
-            return values.loads(body)
         try:
-            return _loads(body)
+            return _loads(answer[16:])
         except Exception as exc:
             raise values.not_rebuilt(exc) from exc
 

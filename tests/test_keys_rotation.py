@@ -265,7 +265,7 @@ def test_a_withdrawn_key_ends_its_sessions_and_says_so_and_no_others(folder, ser
         hers.reconnect()
     wait_until(lambda: not os.path.exists(f"/proc/{before}"))
     assert his.os.getpid() == pid
-    assert [session.key_name for session in server.sessions] == ["bob"]
+    wait_until(lambda: [session.key_name for session in server.sessions] == ["bob"])
 
 
 def test_a_worker_that_cannot_be_interrupted_ends_with_its_key_too(folder, serve):

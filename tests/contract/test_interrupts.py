@@ -63,6 +63,9 @@ define_common(
     DEFINITIONS,
 )
 
+# Python drops what a signal handler raises inside a __del__ or a weak reference's callback, and pytest reports it.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 ROUNDS = 300
 
 

@@ -262,6 +262,9 @@ class Endpoint:
         end = time.monotonic() + timeout
         session = self.session
         if session is not None and control.died is None:
+            if session.why_ended is None and not control.ended:
+                # Now: its worker may be gone, as it is told here, before the session is ended below.
+                session.why_ended = ConnectionClosed(StaleReason.REPLACED, self.label)
             # A pipe shows its end only once it is closed, which waits for those who read it here.
             with contextlib.suppress(OSError, Expired):
                 session.send(Kind.GOODBYE, 0, b"", deadline=time.monotonic() + 0.5)

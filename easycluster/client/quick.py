@@ -66,7 +66,7 @@ def make_call(
 
     def call(operation: tuple[Any, ...], origexc: bool | str = True) -> Any:
         request = 0
-        if inside or deadlines or required or special or gathered:
+        if inside or deadlines or required or special:
             return owner()._request(operation, origexc=origexc)
         # Before the role is taken: how a value is pickled may be the user's code, and that may make calls.
         try:
@@ -93,7 +93,7 @@ def make_call(
             if session.sending is not None:
                 session.settle()
             session.sending = True
-            if outgoing or special or session.writer_at_work:
+            if outgoing or gathered or session.writer_at_work:
                 session.sending = None
                 session.send(Kind.CALL, request, body, (), thread)
             else:

@@ -70,7 +70,12 @@ def _run() -> None:
         while _due:
             sessions.append(_due.popleft())
         for session in sessions:
-            if session.flush_if_free():
+            try:
+                again = session.flush_if_free()
+            except MemoryError:
+                # Who gathers would wait for a thread that is no more.
+                again = True
+            if again:
                 left.append(session)
         # Not to keep sessions alive while this sleeps.
         del sessions

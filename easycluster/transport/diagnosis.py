@@ -72,6 +72,9 @@ def explain_failure(target: GatewayTarget, status: Mapping[str, Any], words: str
         return ConnectError(
             f"{host}: cannot run {target.ssh!r}: {status.get('error')}; install an OpenSSH client", host
         )
+    if cause == "silent":
+        problem = f"Python started there, but nothing more came from it within {timeout:g} s"
+        return ConnectTimeout(f"{host}: {problem}; the link may have gone silent", host, words)
     if status.get("login") or cause in ("none", "noise") or (cause == "exit" and status.get("exit") != 255):
         return _explain_bootstrap(target, cause, status, words, timeout)
     for pattern, kind, advice in SSH_WORDS:

@@ -107,6 +107,7 @@ class Gateway:
         self.far_pid = 0
         self._folder = choose_folder()
         self._launched = False
+        self._overdue = False
         self._words = -1  # standard error of ssh or of the local far side, a file in the folder
         self._owner = os.getpid()
         self._marker = secrets.token_hex(MARKER_BYTES)
@@ -210,9 +211,16 @@ class Gateway:
         self._launched = True
         self._group = group = execnet.Group(execmodel="thread")
         atexit.unregister(group._cleanup_atexit)  # it would hold the group for ever, and on 3.12 it fails
-        watchdog = threading.Timer(timeout + (WATCHDOG_MARGIN if self.target.kind == "ssh" else 0.0), self.kill)
-        watchdog.daemon = True
-        watchdog.start()
+        finished = threading.Event()
+
+        def watch() -> None:
+            # Up to its marker the launcher has the same deadline, and says more than we could.
+            if finished.wait(timeout) or (self._is_awaited() and finished.wait(WATCHDOG_MARGIN)):
+                return
+            self._overdue = True
+            self.kill()
+
+        threading.Thread(target=watch, name=f"easycluster-launch-{self.target.host}", daemon=True).start()
         try:
             # Octal, because execnet splits its own arguments at "//" and blanks.
             shell = f"""/bin/sh -c 'eval "$(printf %b "$0")"' '{octal(os.fsencode(script))}'"""
@@ -227,7 +235,7 @@ class Gateway:
             if not isinstance(exc, AssertionError):  # execnet's way to say that something else than Python answered
                 raise
         finally:
-            watchdog.cancel()
+            finished.set()
             self.local_pid = self._read_pid()
             if self._words < 0 and self._folder.exists():
                 self._words = os.open(self._folder / "stderr", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -247,12 +255,23 @@ class Gateway:
             return False
         return self.local_pid != 0 and self._gateway is not None
 
-    def _read_status(self, timeout: float) -> None:
-        """Take what the launcher found out, or raise what it says."""
+    def _status(self) -> dict[str, Any]:
+        """What the launcher noted last, nothing if it noted nothing."""
         try:
             status: dict[str, Any] = ast.literal_eval((self._folder / "status").read_text(encoding="ascii"))
         except (OSError, ValueError, SyntaxError):
-            status = {"stage": "failed", "cause": "timeout"}
+            return {}
+        return status
+
+    def _is_awaited(self) -> bool:
+        """Whether the launcher still waits for a Python over there."""
+        return self.target.kind == "ssh" and self._status().get("stage") != "running"
+
+    def _read_status(self, timeout: float) -> None:
+        """Take what the launcher found out, or raise what it says."""
+        status = self._status() or {"stage": "failed", "cause": "timeout"}
+        if self._overdue and status["stage"] == "running":
+            status = {"stage": "failed", "cause": "silent"}
         if status["stage"] != "running" or not self._is_running():
             raise explain_failure(self.target, status, self.words(), timeout)
         self._take(status["version"], status["pid"], status["executable"])
@@ -385,11 +404,7 @@ class Gateway:
     def _how_it_ended(self) -> int | None:
         """Exit code of ssh or of the local far side (negative for a signal), None while unknown."""
         if self.target.kind == "ssh":
-            try:
-                status = ast.literal_eval((self._folder / "status").read_text(encoding="ascii"))
-            except (OSError, ValueError, SyntaxError):
-                return None
-            code = status.get("exit")
+            code = self._status().get("exit")
             return code if isinstance(code, int) else None
         try:
             ended = os.waitid(os.P_PID, self.local_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)

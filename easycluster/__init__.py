@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from easycluster import errors
     from easycluster.client.batch import Batch
-    from easycluster.client.client import SINGLE, deadline
     from easycluster.client.group import ClientGroup, call_method_multi, call_multi, eval_multi, execblock_multi
+    from easycluster.client.requests import SINGLE, deadline
     from easycluster.client.response import NonblockingResponse
     from easycluster.connect import AutoThreadingClient, Client, Connection, ThreadedClient
     from easycluster.definitions import define_common, definitions_module
@@ -68,7 +68,7 @@ __version__ = VERSION
 # Which names each module has that is loaded when one of them is first used.
 _NAMES = {
     "client.batch": ("Batch",),
-    "client.client": ("SINGLE", "deadline"),
+    "client.requests": ("SINGLE", "deadline"),
     "client.group": ("ClientGroup", "call_method_multi", "call_multi", "eval_multi", "execblock_multi"),
     "client.response": ("NonblockingResponse",),
     "connect": ("AutoThreadingClient", "Client", "Connection", "ThreadedClient"),

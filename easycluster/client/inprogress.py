@@ -11,8 +11,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from easycluster.client import client as waiting
 from easycluster.client import quick
+from easycluster.client import requests as waiting
 from easycluster.link.operations import Op, describe_operation
 
 if TYPE_CHECKING:

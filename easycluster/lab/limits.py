@@ -62,7 +62,7 @@ class CallLimits:
     @contextlib.contextmanager
     def transfer(self, entry: HostEntry, what: str) -> Iterator[None]:
         """Limit the copying of a file, which is many calls."""
-        from easycluster.client.client import _deadline, deadline
+        from easycluster.client.requests import _deadline, deadline
 
         span = self.of(entry, "transfer")
         if span is None or _deadline.get() is not None:

@@ -39,6 +39,10 @@ _monotonic = time.monotonic
 HEARTBEAT = 5.0
 MISSED = 3
 
+# Seconds after which a wait looks up although nobody woke it.  A signal that comes after Python has looked for one and
+# before the kernel has put the thread to sleep wakes nobody, so Ctrl-C would be seen at the end of the wait only.
+LOOK_UP = 0.2
+
 # A control link has no bulk: what a frame announces here, nobody would wait for.
 MAX_BULK = 0
 
@@ -295,15 +299,16 @@ class Control:
         """Wait until the condition holds or the link has ended; return whether it holds."""
         end = _monotonic() + timeout
         while not condition() and not self.ended:
-            remaining = end - _monotonic()
-            if remaining <= 0:
-                break
             lock = allocate_lock()
             lock.acquire()
             self._sleepers.append(lock)
             # Once more: what came before the lock was there woke nobody.
-            if not condition() and not self.ended:
-                lock.acquire(timeout=remaining)
+            while not condition() and not self.ended:
+                remaining = end - _monotonic()
+                if remaining <= 0:
+                    return condition()
+                if lock.acquire(timeout=min(remaining, LOOK_UP)):
+                    break
         return condition()
 
     def wait_mark(self, number: int, timeout: float) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import signal
+import threading
+import time
 
 import pytest
 
@@ -71,3 +74,36 @@ def test_a_message_that_makes_no_sense_ends_its_own_link_only(kind, thread, body
     assert reasons == [control.ended]
     assert control.ended.startswith("the control link was given up: ")
     assert control.port.shut
+
+
+class Interrupt(Exception):
+    """What our signal handler raises."""
+
+
+def test_a_wait_hears_of_a_signal_that_has_woken_nobody():
+    """As one does that comes just before the thread sleeps: here, because another thread has got it."""
+    control = Control("gpu01", lambda _stream, _data: None, lambda _reason: None)
+    is_waiting = threading.Event()
+
+    def interrupt(_number, _frame):
+        raise Interrupt
+
+    def send():
+        is_waiting.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    def waits_in_vain():
+        is_waiting.set()
+        return False
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    sender = threading.Thread(target=send)
+    sender.start()
+    begin = time.monotonic()
+    try:
+        with pytest.raises(Interrupt):
+            control.wait_for(waits_in_vain, 60.0)
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert time.monotonic() - begin < 30

@@ -3,7 +3,8 @@
 The template has it, for it is the last process of a session to go: whoever dies first, things are undone, and only
 then the locks go with the process.  The near side asks by way of the keeper, in plain dictionaries::
 
-    {"op": "take", "wanted": [{"name", "mode", "slots"}], "info", "ticket"} -> {"in_the_way": [record]}
+    {"op": "take", "wanted": [{"name", "mode", "slots"} or {"any": [name], "count", "mode", "kind"}], "info", "ticket"}
+                                                            -> {"in_the_way": [record], "picked": {kind: [name]}}
     {"op": "wait", "wanted", "info", "ticket", "waited", "seconds"}        -> {"in_the_way": [record], "place": int}
     {"op": "leave", "ticket": int}                                         -> {}
     {"op": "release", "names": [name] or None}                             -> {}
@@ -127,10 +128,12 @@ class Holdings:
         info = dict(question["info"], account=_account(), keeper=self._keeper)
         self._label = str(info.get("label") or "")
         ticket = int(question.get("ticket") or 0)
-        in_the_way = self._lock_directory(question).take(question["wanted"], info, ticket)
-        if not in_the_way:
-            self.waiters.taken(ticket)
-        return {"in_the_way": in_the_way}
+        locks, wanted = self._lock_directory(question), question["wanted"]
+        in_the_way = locks.take(wanted, info, ticket)
+        if in_the_way:
+            return {"in_the_way": in_the_way}
+        self.waiters.taken(ticket)
+        return {"in_the_way": [], "picked": {one["kind"]: locks.picked(one) for one in wanted if "any" in one}}
 
     def _do_leave(self, question: Plain) -> Plain:
         self.waiters.leave(int(question["ticket"]), self._lock_directory(question))

@@ -25,10 +25,10 @@ import os
 import re
 import stat
 import time
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from easycluster.errors import EasyClusterError
-from easycluster.far.waiting import WaitingLine, clashing, competing, standing_back
+from easycluster.far.waiting import Calls, WaitingLine, choice, clashing, competing
 
 __all__ = ["DIRECTORY", "LockDirectory", "LockFault"]
 
@@ -80,7 +80,9 @@ class LockDirectory:
         One that is held through this object already is changed to the mode asked for.
 
         Args:
-            wanted: For each ``name``, ``mode`` (``"shared"`` or ``"exclusive"``) and ``slots``, the most sharers.
+            wanted: For each ``name``, ``mode`` (``"shared"`` or ``"exclusive"``) and ``slots``, the most sharers.  Or,
+                instead of a name, ``any`` of several and the ``count`` of them, see :meth:`picked`; what is held
+                through this object already is taken first.
             info: Who asks: ``user``, ``host``, ``pid``, ``label``, ``token`` and what else others should know.
             ticket: His place in the line, which goes when all are locked; 0 if he has not waited.
 
@@ -89,18 +91,23 @@ class LockDirectory:
             all are locked now.
         """
         with _Gate(self._gate, self.path):
-            in_the_way = self._in_the_way(wanted, info, self._line.before(ticket))
+            in_the_way, found = self._settle(wanted, info, self._line.before(ticket))
             if in_the_way:
                 return in_the_way
             self._line.leave(ticket)
             now = time.time()
-            for one in wanted:
-                self._lock(one["name"], dict(info, mode=one["mode"], since=now))
-                kept = self._reservation(one["name"])
-                if kept.get("once"):
-                    # It was kept for this, and has served.
-                    self._write_reservation(one["name"], _valid(kept.get("earlier")))
+            for one, names in zip(wanted, found):
+                for name in names:
+                    self._lock(name, dict(info, mode=one["mode"], since=now))
+                    kept = self._reservation(name)
+                    if kept.get("once"):
+                        # It was kept for this, and has served.
+                        self._write_reservation(name, _valid(kept.get("earlier")))
         return []
+
+    def picked(self, wish: Record) -> List[str]:
+        """Which of several are held, once :meth:`take` has had them."""
+        return [name for name in wish["any"] if name in self._held][: wish["count"]]
 
     def wait(self, wanted: Sequence[Record], info: Record, ticket: int, waited: float) -> Tuple[List[Record], int]:
         """Get in line, and look whether it is this ticket's turn.
@@ -118,7 +125,7 @@ class LockDirectory:
             record = dict(info, wanted=[dict(one) for one in wanted], since=time.time() - waited)
             self._line.join(ticket, record)
             before = self._line.before(ticket)
-            return self._in_the_way(wanted, info, before), competing(wanted, before) + 1
+            return self._settle(wanted, info, before)[0], competing(wanted, before) + 1
 
     def leave_line(self, ticket: int) -> None:
         """Wait no longer."""
@@ -225,15 +232,31 @@ class LockDirectory:
 
     # One resource; under the gate ------------------------------------------------------------------
 
-    def _in_the_way(self, wanted: Sequence[Record], info: Record, before: Sequence[Record]) -> List[Record]:
-        found: List[Record] = []
+    def _settle(
+        self, wanted: Sequence[Record], info: Record, before: Sequence[Record]
+    ) -> Tuple[List[Record], List[List[str]]]:
+        """Who is in the way of somebody; if nobody is, the resources that he gets, wish by wish."""
+        in_the_way: List[Record] = []
+        have: List[List[str]] = []
+        lacking: List[Record] = []
         for one in wanted:
-            found += self._conflicts(one["name"], one["mode"], int(one.get("slots") or MOST_HOLDERS), info)
-        if not found and before:
-            new = [one for one in wanted if one["name"] not in self._held]
-            holding = bool(self._held or info.get("holding"))
-            found = standing_back(new, before, self._holders_but, self._is_kept, holding)
-        return found
+            names, count = choice(one)
+            conflicts = {name: list(self._conflicts(name, one["mode"], _slots(one), info)) for name in names}
+            free = [name for name in names if not conflicts[name]]
+            if len(free) < count:
+                records = [record for name in names for record in conflicts[name]]
+                in_the_way += _once_each(records) if "any" in one else records
+            have.append([name for name in free if name in self._held][:count])
+            rest = [name for name in free if name not in self._held]
+            lacking.append(dict(one, any=rest, count=count - len(have[-1])))
+        if in_the_way:
+            return in_the_way, []
+        if not before:
+            return [], [names + one["any"][: one["count"]] for names, one in zip(have, lacking)]
+        calls = Calls(before, self._holders_but, self._is_kept)
+        new = [one for one in lacking if one["count"]]
+        in_the_way = calls.ahead_of(new, bool(self._held or info.get("holding")))
+        return in_the_way, [names + calls.left_of(one)[: one["count"]] for names, one in zip(have, lacking)]
 
     def _holders_but(self, name: str, keeper: object) -> List[Record]:
         """Who holds something besides one session."""
@@ -363,6 +386,18 @@ class _Gate:
 
     def __exit__(self, *_exc: object) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+
+def _slots(wish: Record) -> int:
+    return int(wish.get("slots") or MOST_HOLDERS)
+
+
+def _once_each(records: Iterable[Record]) -> List[Record]:
+    """One record of each session: who has all of several devices is named once."""
+    found: Dict[Any, Record] = {}
+    for record in records:
+        found.setdefault((record.get("keeper"), record.get("token"), record.get("mode") == "reserved"), record)
+    return list(found.values())
 
 
 def _valid(record: Any) -> Record:

@@ -12,6 +12,9 @@ The places are looked at under the directory's gate.  Who comes later stands bac
 Nothing else is kept for anybody: who waits for one thing does not keep others from another that he wants, too, so
 nobody waits for each other.  For the same reason those who hold something already pass the second kind.
 
+What is wanted is a resource by its ``name``, or with ``any`` and ``count`` so many of several: whichever is free first.
+Who wants several at once and finds too few free keeps those who come later from these, as with the second kind.
+
 This module is shipped to the far side.
 """
 
@@ -20,7 +23,7 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-__all__ = ["WaitingLine", "clashing", "competing", "standing_back"]
+__all__ = ["Calls", "WaitingLine", "choice", "clashing", "competing"]
 
 # More at once than there are engineers and workers in any lab.
 MOST_WAITING = 1000
@@ -115,66 +118,104 @@ class WaitingLine:
         return found
 
 
-def standing_back(
-    wanted: Sequence[Record],
-    before: Sequence[Record],
-    holders: Callable[[str, Optional[int]], List[Record]],
-    reserved: Callable[[str, Record], bool],
-    holding: bool,
-) -> List[Record]:
-    """Who in line gets what somebody wants before him, if anybody does: the first of them; see the module.
+def choice(wish: Record) -> Tuple[List[str], int]:
+    """The resources that would do, and how many of them are wanted."""
+    return (wish["any"], wish["count"]) if "any" in wish else ([wish["name"]], 1)
+
+
+class Calls:
+    """Who of those in line could have all that he wants now, and so comes first; see the module.
 
     Args:
-        wanted: What he wants: ``name``, ``mode`` and ``slots`` each, without what he has.
-        before: Those before him.
+        before: Those in line, the first first.
         holders: Gives the holders of a resource but those of one session.
         reserved: Whether a resource is kept for somebody else than a waiter.
-        holding: Whether he holds something already.
     """
-    called: Dict[str, List[Record]] = {}
-    found: Dict[int, Record] = {}
-    for place, waiter in enumerate(before):
-        theirs = _wishes(waiter)
-        busy = set()
-        for one in theirs:
-            others = holders(one["name"], waiter.get("keeper")) + called.get(one["name"], [])
-            if clashing(one["mode"], _slots(one), others):
-                busy.add(one["name"])
-        kept = any(reserved(one["name"], waiter) for one in theirs)
-        if not busy and not kept:
-            for one in theirs:
-                called.setdefault(one["name"], []).append(dict(waiter, mode=one["mode"], place=place))
-            continue
-        if holding:
-            continue
-        for one in theirs:
-            mine = [other for other in wanted if other["name"] == one["name"]]
-            if one["name"] in busy and mine and "exclusive" in (one["mode"], mine[0]["mode"]):
-                found[place] = waiter
-    for one in wanted:
-        soon = called.get(one["name"], [])
-        if soon and clashing(one["mode"], _slots(one), holders(one["name"], None) + soon):
-            found.update({waiter["place"]: before[waiter["place"]] for waiter in soon})
-    return [dict(found[place], mode="waiting") for place in sorted(found)[:1]]
+
+    def __init__(
+        self,
+        before: Sequence[Record],
+        holders: Callable[[str, Optional[int]], List[Record]],
+        reserved: Callable[[str, Record], bool],
+    ) -> None:
+        self._before = before
+        self._holders = holders
+        self._reserved = reserved
+        # Resource to those who get it, each with his place in line.
+        self._called: Dict[str, List[Record]] = {}
+        # The others, by place: what they cannot have now.
+        self._short: Dict[int, List[Record]] = {}
+        for place, waiter in enumerate(before):
+            self._look(place, waiter)
+
+    def _look(self, place: int, waiter: Record) -> None:
+        wishes = _wishes(waiter)
+        gets: List[Tuple[str, Record]] = []
+        busy = []
+        for wish in wishes:
+            names, count = choice(wish)
+            free = [name for name in names if self._is_free(name, wish, waiter.get("keeper"))]
+            kept = [name for name in free if self._reserved(name, waiter)]
+            if len(free) < count:
+                busy.append(wish)
+            gets += [(name, wish) for name in free if name not in kept][:count]
+        if len(gets) == sum(choice(wish)[1] for wish in wishes):
+            for name, wish in gets:
+                self._called.setdefault(name, []).append(dict(waiter, mode=wish["mode"], place=place))
+        else:
+            self._short[place] = busy
+
+    def _is_free(self, name: str, wish: Record, keeper: object) -> bool:
+        others = self._holders(name, keeper if isinstance(keeper, int) else None) + self._called.get(name, [])
+        return not clashing(wish["mode"], _slots(wish), others)
+
+    def left_of(self, wish: Record) -> List[str]:
+        """The resources of a wish that are free, as far as the holders go, and that nobody gets before."""
+        names, _count = choice(wish)
+        return [name for name in names if name not in self._called or self._is_free(name, wish, None)]
+
+    def ahead_of(self, wanted: Sequence[Record], holding: bool) -> List[Record]:
+        """Who in line comes before somebody, if anybody does: the first of them.
+
+        Args:
+            wanted: What he wants, without what he has; nobody's holding keeps it from him.
+            holding: Whether he holds something already.
+        """
+        found = set()
+        for place, wishes in self._short.items() if not holding else ():
+            for theirs in wishes:
+                found.update(place for mine in wanted if _compete(mine, theirs))
+        for wish in wanted:
+            names, count = choice(wish)
+            if len(self.left_of(wish)) < count:
+                found.update(waiter["place"] for name in names for waiter in self._called.get(name, ()))
+        return [dict(self._before[place], mode="waiting") for place in sorted(found)[:1]]
 
 
 def competing(wanted: Sequence[Record], before: Sequence[Record]) -> int:
     """How many of those before somebody want something of what he wants, and not only to share it."""
-    modes = {one["name"]: one["mode"] for one in wanted}
-    count = 0
-    for waiter in before:
-        theirs = [(one["mode"], modes.get(one["name"])) for one in _wishes(waiter)]
-        count += any(mine is not None and (mode, mine) != ("shared", "shared") for mode, mine in theirs)
-    return count
+    return sum(any(_compete(mine, theirs) for mine in wanted for theirs in _wishes(waiter)) for waiter in before)
+
+
+def _compete(mine: Record, theirs: Record) -> bool:
+    """Whether two wishes are for the same, and not only to share it."""
+    is_shared = mine["mode"] == theirs["mode"] == "shared"
+    return not is_shared and not set(choice(mine)[0]).isdisjoint(choice(theirs)[0])
 
 
 def _wishes(record: Record) -> List[Record]:
     """What somebody waits for; another account wrote it."""
     wanted = record.get("wanted")
     found = wanted if isinstance(wanted, list) else []
-    return [
-        one for one in found if isinstance(one, dict) and isinstance(one.get("name"), str) and one.get("mode") in MODES
-    ]
+    return [one for one in found if isinstance(one, dict) and one.get("mode") in MODES and _names_something(one)]
+
+
+def _names_something(wish: Record) -> bool:
+    several = wish.get("any")
+    if several is None:
+        return isinstance(wish.get("name"), str)
+    is_list = isinstance(several, list) and all(isinstance(name, str) for name in several)
+    return is_list and isinstance(wish.get("count"), int)
 
 
 def _since(record: Record) -> float:

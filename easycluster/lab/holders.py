@@ -206,7 +206,13 @@ def _text(value: object) -> str:
 
 def _names(value: object) -> str:
     wanted = value if isinstance(value, list) else []
-    return ", ".join(_text(one.get("name")) for one in wanted if isinstance(one, dict))
+    return ", ".join(_text(one.get("name")) or _any_of(one) for one in wanted if isinstance(one, dict))
+
+
+def _any_of(wish: Mapping[str, Any]) -> str:
+    names = wish.get("any")
+    listed = [_text(name) for name in names] if isinstance(names, list) else []
+    return f"{int(_number(wish.get('count')))} of {'/'.join(listed)}"
 
 
 def _number(value: object) -> float:

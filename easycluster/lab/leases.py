@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.errors import SessionError
 from easycluster.lab import between, overboot, picking
+from easycluster.lab.companions import companions_of, end_devices
 from easycluster.lab.holders import Holder, LeaseError, LockRule, Mode
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.occupancy import ANSWER_TIME, Occupancy, who_we_are
@@ -199,6 +200,8 @@ class Leases:
                 # Who has the host alone has its devices, too.
                 if mode == "shared" and self.enabled and host.name in lease._parts:
                     lease._parts[host.name].kinds = dict(devices or {})
+        for host, rule, mode in companions_of(self._lab, [part.host for part in lease._parts.values()]):
+            self._add(lease, host, [] if mode == "none" else [_wanted(rule.name, mode, rule.slots)])
         for name in dict.fromkeys(locks):
             self._add(lease, self._home_of(name), [_wanted(name, "exclusive")])
         for part in lease._parts.values():
@@ -260,15 +263,17 @@ class Leases:
         return []
 
     def _take_part(self, part: _Part, info: dict[str, Any], ticket: int) -> dict[str, Any]:
-        """Ask for all that a lease wants of one host; others may be quicker at devices that were free."""
-        for _ in range(picking.ATTEMPTS):
-            was_free = picking.pick(self, part)
-            wanted = self._wanted_in_all(part)
-            if not wanted:
-                return {"in_the_way": []}
+        """Ask for all that a lease wants of one host, and note which devices it got."""
+        wanted = self._wanted_with_choices(part)
+        if not wanted:
+            return {"in_the_way": []}
+        try:
             answer = self._ask(part, {"op": "take", "wanted": wanted, "info": info, "ticket": ticket})
-            if not was_free or not answer["in_the_way"]:
-                break
+        except BaseException:
+            # Any of them may have been taken: Ctrl-C came before the answer.
+            picking.note(part, {one["kind"]: one["any"] for one in wanted if "any" in one})
+            raise
+        picking.note(part, answer.get("picked", {}))
         return answer
 
     def _info_of(self, lease: Lease) -> dict[str, Any]:
@@ -276,6 +281,11 @@ class Leases:
         holding = any(part.wanted for other in self._open for part in other._parts.values())
         boots = any(part.boots for part in lease._parts.values())
         return {**self._info, "label": lease.label or self.label, "holding": holding, "boots": boots}
+
+    def _wanted_with_choices(self, part: _Part) -> list[Wanted]:
+        """What a lease that has nothing of one host yet wants there, any of several devices included."""
+        choices = picking.choices(self, part)
+        return [*self._wanted_in_all(part), *choices]
 
     def _wanted_in_all(self, part: _Part) -> list[Wanted]:
         return sorted((self._strictest(part, one) for one in part.wanted.values()), key=_by_name)
@@ -334,6 +344,8 @@ class Leases:
         # First, because coming back takes the lock, too.
         off = [host for host in self._lab._every.values() if host._connection.switched_off]
         trouble = overboot.bring_back(self._lab, [host for host in off if host.name in lease._parts]) if off else []
+        # What stands on several hosts, such as a target and its initiators, before any of them is set back.
+        trouble += end_devices([part.host for part in lease._parts.values() if not self._others(part)])
         with self._lock:
             if lease in self._open:
                 self._open.remove(lease)

@@ -5,7 +5,8 @@ same whoever looks, by kind::
 
     devices: {gpu: [GPU-5a1f, GPU-77b0], nic: ["0000:3b:00.0"]}
 
-Each is a lock of its own on the host, named by the identifier alone.
+Each is a lock of its own on the host, named by the identifier alone.  Which of several somebody gets, the host says
+when it locks them; until then he stands in its line for any of them.
 """
 
 from __future__ import annotations
@@ -15,17 +16,13 @@ from typing import TYPE_CHECKING, Final
 from easycluster.lab.holders import LeaseError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from easycluster.lab.host import Host
     from easycluster.lab.lab import Lab
-    from easycluster.lab.leases import Leases, _Part
+    from easycluster.lab.leases import Leases, Wanted, _Part
 
-__all__ = ["ATTEMPTS", "LOOK_AGAIN", "devices_of", "pick"]
-
-# Seconds in which somebody who waits for one device looks whether another one is free.
-LOOK_AGAIN: Final = 0.5
-
-# How often somebody else may be quicker at a device that was free a moment ago.
-ATTEMPTS: Final = 3
+__all__ = ["choices", "devices_of", "note"]
 
 # A name of a lock has at most so many characters.
 _LONGEST: Final = 100
@@ -53,38 +50,42 @@ def devices_of(lab: Lab, host: Host) -> dict[str, list[str]]:
     return found
 
 
-def pick(leases: Leases, part: _Part) -> bool:
-    """Choose the devices that a lease is to have on one host: what we have already, then free ones.
+def choices(leases: Leases, part: _Part) -> list[Wanted]:
+    """What a lease wants of the devices of one host: so many of each kind, rather those that we have already.
 
-    Returns:
-        Whether all of them were free just now.
+    Where it wants all of a kind, these are added to ``part.wanted`` by name.
 
     Raises:
         LeaseError: If the host has too few.
     """
-    if not part.kinds:
-        return False
     for name in [name for names in part.picked.values() for name in names]:
         part.wanted.pop(name, None)
+    part.picked = {}
+    if not part.kinds:
+        return []
     have = devices_of(leases._lab, part.host)
     ours = {name for other in leases._others(part) for names in other.picked.values() for name in names}
-    every = [name for kind in part.kinds for name in have.get(kind, ())]
-    records = leases._ask(part, {"op": "holders", "names": every})["holders"] if every else []
-    taken = {record["name"] for record in records if record.get("token") != leases._info["token"]}
-    part.picked = {kind: _some(part.host, kind, count, have, ours, taken) for kind, count in part.kinds.items()}
-    picked = [name for names in part.picked.values() for name in names]
-    part.wanted.update({name: {"name": name, "mode": "exclusive", "slots": None} for name in picked})
-    return bool(picked) and not taken.intersection(picked)
+    found: list[Wanted] = []
+    for kind, count in part.kinds.items():
+        names = have.get(kind, [])
+        if count is None:
+            note(part, {kind: names})
+        else:
+            _need(part.host, kind, count, names)
+            ours_first = sorted(names, key=lambda name: name not in ours)
+            found.append({"any": ours_first, "count": count, "mode": "exclusive", "kind": kind})
+    return found
 
 
-def _some(
-    host: Host, kind: str, count: int | None, have: dict[str, list[str]], ours: set[str], taken: set[str]
-) -> list[str]:
-    names = have.get(kind, [])
-    if count is None:
-        return names
+def note(part: _Part, picked: Mapping[str, list[str]]) -> None:
+    """Note which devices a lease has, or is to have, by kind."""
+    part.picked.update(picked)
+    for names in picked.values():
+        part.wanted.update({name: {"name": name, "mode": "exclusive", "slots": None} for name in names})
+
+
+def _need(host: Host, kind: str, count: int, names: list[str]) -> None:
     if len(names) < count:
         known = f"has {len(names)} ({', '.join(names)})" if names else "says of none which it is"
         advice = "its capability 'devices', in the lab file or from a probe, lists them"
         raise LeaseError(f"{count} of its devices of kind {kind!r} are wanted, and it {known}; {advice}", host.name)
-    return sorted(names, key=lambda name: (name not in ours, name in taken))[:count]

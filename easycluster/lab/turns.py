@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 from easycluster.errors import SessionError
 from easycluster.lab.holders import Holder, HostBusy, LeaseError, ordinal, span
 from easycluster.lab.occupancy import ANSWER_TIME
-from easycluster.lab.picking import LOOK_AGAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,9 +89,7 @@ class Turn:
                 raise HostBusy(in_the_way, self._waited, self._place)
             if not self._told or time.monotonic() - self._told >= TELL_EVERY:
                 self._tell(in_the_way)
-            if part.kinds and seconds:
-                return  # perhaps another device is free by now
-            seconds = min(LOOK_AGAIN if part.kinds else TELL_EVERY, max(0.0, self._wait - self._waited))
+            seconds = min(TELL_EVERY, max(0.0, self._wait - self._waited))
 
     def over(self) -> None:
         """Leave the line that we are in, if any."""
@@ -107,7 +104,7 @@ class Turn:
 
     def _ask(self, part: _Part, seconds: float) -> dict[str, Any]:
         with self._leases._lock:
-            wanted, info = self._leases._wanted_in_all(part), self._leases._info_of(self._lease)
+            wanted, info = self._leases._wanted_with_choices(part), self._leases._info_of(self._lease)
         question = {"op": "wait", "wanted": wanted, "info": info, "ticket": self.ticket, "waited": self._waited}
         return self._leases._ask(part, {**question, "seconds": seconds}, seconds + ANSWER_TIME)
 

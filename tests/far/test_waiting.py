@@ -23,7 +23,10 @@ class Session:
 
 
 def wish(text):
-    """``"a"`` for a lock alone, ``"a shared"``, ``"a shared 2"``."""
+    """``"a"`` for a lock alone, ``"a shared"``, ``"a shared 2"``; ``"2 of a/b/c"`` for any two of three."""
+    count, _, several = text.partition(" of ")
+    if several:
+        return {"any": several.split("/"), "count": int(count), "mode": "exclusive", "kind": "gpu"}
     name, mode, slots = [*text.split(), "exclusive", ""][:3] if " " not in text else [*text.split(), ""][:3]
     return {"name": name, "mode": mode, "slots": int(slots) if slots else None}
 
@@ -188,3 +191,79 @@ def test_nonsense_in_a_place_is_passed_over(sessions):
         assert second.take("b") == []
         assert second.wait("a") == (["user0"], 1)
         second.locks.leave_line(1)
+
+
+# -- any of several ------------------------------------------------------------
+
+
+def test_whoever_waits_for_any_of_several_is_called_for_the_first_that_is_free(sessions):
+    holder, other, first, second, passer_by = sessions
+    holder.take("a")
+    other.take("b")
+    assert first.wait("1 of a/b") == (["user0", "user1"], 1)
+    assert second.wait("1 of a/b") == (["user0", "user1"], 2)
+
+    other.locks.release()
+
+    assert passer_by.take("b") == ["user2"]
+    assert second.wait("1 of a/b") == (["user2"], 2)
+    assert first.wait("1 of a/b") == ([], 1)
+    assert first.take("1 of a/b", ticket=1) == []
+    assert first.locks.picked(wish("1 of a/b")) == ["b"]
+    assert second.wait("1 of a/b") == (["user0", "user2"], 1)
+
+
+def test_who_is_called_for_one_of_several_leaves_the_others_to_those_behind(sessions):
+    first, second, third, *_ = sessions
+    assert first.wait("1 of a/b") == ([], 1)
+
+    assert second.take("1 of a/b") == []
+    assert second.locks.picked(wish("1 of a/b")) == ["b"]
+    assert third.take("a") == ["user0"]
+    assert first.take("1 of a/b", ticket=1) == []
+    assert first.locks.held == ["a"]
+
+
+def test_who_wants_several_at_once_is_not_overtaken_for_ever_by_those_who_want_one(sessions):
+    holder, first, second, *_ = sessions
+    holder.take("a", "b")
+    assert first.wait("2 of a/b/c") == (["user0"], 1)
+
+    assert second.take("1 of a/b/c") == ["user1"]
+    assert second.take("c") == ["user1"]
+    # He may be the one who is waited for.
+    assert second.take("1 of a/b/c", holding=True) == []
+    assert second.locks.held == ["c"]
+
+
+def test_what_is_held_already_counts_among_any_of_several(sessions):
+    holder, other, *_ = sessions
+    holder.take("b")
+
+    assert holder.take("1 of a/b") == []
+    assert holder.locks.held == ["b"]
+    assert holder.take("2 of a/b/c") == []
+    assert holder.locks.held == ["a", "b"]
+    assert holder.locks.picked(wish("2 of a/b/c")) == ["a", "b"]
+    assert other.take("2 of a/b/c") == ["user0"]
+    assert other.locks.held == []
+
+
+def test_what_is_reserved_for_others_is_none_of_several(sessions):
+    owner, first, second, *_ = sessions
+    owner.locks.reserve(["a"], 60, owner.info)
+
+    assert first.wait("1 of a/b") == ([], 1)
+    assert second.take("1 of a/b") == ["user1"]
+    assert owner.take("a") == []
+    assert first.take("1 of a/b", ticket=1) == []
+    assert first.locks.held == ["b"]
+
+
+@pytest.mark.parametrize("several", [{"any": "ab"}, {"any": [1]}, {"any": ["a"], "count": "x"}, {"any": None}])
+def test_a_place_of_somebody_who_wants_nonsense_keeps_nobody(sessions, several):
+    first, second, *_ = sessions
+    record = {**first.info, "wanted": [{"mode": "exclusive", "count": 1, **several}]}
+    first.locks._line.join(1, record)
+
+    assert second.take("1 of a/b") == []

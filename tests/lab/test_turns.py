@@ -22,7 +22,7 @@ SOON = 30.0
 @pytest.fixture
 def lab_file(tmp_path):
     file = tmp_path / "lab.yaml"
-    file.write_text("hosts: {gpu01: {connect: local}}")
+    file.write_text("hosts: {gpu01: {connect: local, capabilities: {devices: {gpu: [GPU-1, GPU-2]}}}}")
     return file
 
 
@@ -44,8 +44,9 @@ def run(lab_file):
 class Waiter(threading.Thread):
     """A run that waits for hosts, keeps them until it is told, and notes when it got them."""
 
-    def __init__(self, lab, *names, wait=SOON):
+    def __init__(self, lab, *names, wait=SOON, **options):
         super().__init__()
+        self.options = options
         self.lab = lab
         self.names = names
         self.wait = wait
@@ -65,7 +66,7 @@ class Waiter(threading.Thread):
 
     def run(self):
         try:
-            with self.lab.leases.take(self.lab.only(*self.names), wait=self.wait):
+            with self.lab.leases.take(self.lab.only(*self.names), wait=self.wait, **self.options):
                 self.got_at = time.monotonic()
                 self.got.set()
                 assert self.go.wait(SOON)
@@ -152,3 +153,27 @@ def test_a_run_that_ends_while_it_waits_leaves_the_line(run, lab_file, number):
             time.sleep(0.02)
 
     bob.leases.take(bob.only("gpu01"), wait=0).release()
+
+
+def test_runs_that_wait_for_any_device_get_the_first_that_is_free_in_the_order_in_which_they_came(run):
+    ann, bob, cid, dan = (run() for _ in range(4))
+    one = {"shared": True, "devices": {"gpu": 1}}
+    first = ann.leases.take(ann.only("gpu01").connect(), **one)
+    second = bob.leases.take(bob.only("gpu01").connect(), **one)
+    waiters = [Waiter(lab, "gpu01", **one).in_line() for lab in (cid, dan)]
+    assert re.search(r"GPU-1 is in use by .*\(2nd in line", waiters[1].lines[0])
+    assert waiting(ann) == ["run 3", "run 4"]
+
+    released = time.monotonic()
+    second.release()
+
+    assert waiters[0].got.wait(SOON)
+    assert waiters[0].got_at - released < SOON / 2
+    assert cid.leases.devices(cid["gpu01"]) == {"gpu": ["GPU-2"]}
+    assert not waiters[1].got.is_set()
+    first.release()
+    assert waiters[1].got.wait(SOON)
+    assert dan.leases.devices(dan["gpu01"]) == {"gpu": ["GPU-1"]}
+    for waiter in waiters:
+        waiter.end()
+    assert waiting(ann) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 from typing import TYPE_CHECKING, Any
@@ -200,7 +201,7 @@ class BaseClient(Requests, Output):
                 "this client was connected by the parent of this process; connect another one here", self._peername
             )
         error = endpoint.why_ended()
-        self._ended_error = error
+        self._ended_error = copy.copy(error)  # what is raised gets a traceback, and with it the frames of the caller
         return error
 
     def _replace_worker(self, timeout: float = 10.0) -> None:

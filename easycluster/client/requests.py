@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import copy
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -309,12 +310,16 @@ class Requests(Calls):
     def _explained(self, session: NearSession, pending: Pending) -> Exception:
         """Return why a call of a session that has ended has no answer."""
         sleep_on()
+        if session.ended is not None:
+            # Kept by the session and raised in all its threads: their frames, and what these hold, are not to be kept.
+            session.ended.__traceback__ = None
         endpoint = self._endpoint
         if endpoint is None or isinstance(endpoint, Forked):
             return self._why_unusable()
         error = endpoint.explain(session, pending)
         if not self.connected:
-            self._ended_error = error
+            # What is raised gets a traceback, and with it the frames of the caller.
+            self._ended_error = copy.copy(error)
         return error
 
     def _chosen(self, error: RemoteException, origexc: bool | str) -> BaseException:

@@ -654,3 +654,33 @@ def test_both_sides_can_send_much_at_once(client):
         assert len(answer) == size
         assert answer[1000:] == data[1000:]
     assert time.monotonic() - begin < 30
+
+
+def test_an_ended_session_keeps_nothing_of_those_who_called(connect):
+    """The errors that a client keeps, to raise them again, have no traceback: its frames would hold what they saw."""
+
+    class Seen:
+        pass
+
+    client = connect()
+    kept = []
+
+    def call(number):
+        seen = Seen()
+        kept.append(weakref.ref(seen))
+        with pytest.raises(SessionError):
+            client.sleep(threadid=number)
+
+    client.running.clear()
+    waiting = [threading.Thread(target=call, args=(number,)) for number in range(3)]
+    for thread in waiting:
+        thread.start()
+    assert client.running.wait(5, threadid=999)
+    os.kill(client._endpoint.control.worker_pid, signal.SIGKILL)
+    for thread in waiting:
+        thread.join(10)
+    call(0)
+    call(1)
+    gc.collect()
+    assert len(kept) == 5
+    assert [seen() for seen in kept if seen() is not None] == []

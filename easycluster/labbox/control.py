@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -11,9 +12,14 @@ from typing import TYPE_CHECKING, Any
 from easycluster.labbox.errors import LabBoxError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
     from easycluster.labbox.layout import Folder
 
-__all__ = ["ask", "ask_pid"]
+__all__ = ["ask", "ask_pid", "hold", "open_line"]
+
+# Ending a fault may have to wait for a machine that is just being started.
+_TIMEOUT = 60.0
 
 
 def ask(folder: Folder, do: str, **arguments: object) -> Any:
@@ -43,10 +49,77 @@ def ask_pid(folder: Folder, host: str) -> int:
     return pid
 
 
+def hold(folder: Folder, faults: Iterable[Mapping[str, object]]) -> Callable[[], None]:
+    """Break something for as long as this process lives, or until what is returned is called.
+
+    Args:
+        folder: Of the box.
+        faults: See :func:`easycluster.labbox.holding.read_faults`.
+
+    Raises:
+        LabBoxError: If there is no box, or it could not do it.
+    """
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        connection = _connect(folder, {"do": "fault", "faults": list(faults)}, [pidfd])
+    finally:
+        os.close(pidfd)
+    owner = os.getpid()
+
+    def end() -> None:
+        with connection:
+            # In a fork it is the parent's to end.
+            if os.getpid() != owner:
+                return
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
+                # No word at all is the end of the box, which ends every fault.
+                connection.recv(1 << 16)
+
+    return end
+
+
+def open_line(folder: Folder, host: str) -> socket.socket:
+    """The serial line of a host: a socket that has what the host says from now on, and takes what is typed.
+
+    Raises:
+        LabBoxError: If there is no box, or no such host.
+    """
+    connection = _connect(folder, {"do": "console", "host": host})
+    connection.settimeout(None)
+    return connection
+
+
+def _connect(folder: Folder, request: dict[str, Any], fds: Sequence[int] = ()) -> socket.socket:
+    """Ask for something that lasts as long as the connection, and return that."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(_TIMEOUT)
+        connection.connect(str(folder.control))
+        socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], fds)
+        said = b""
+        while not said.endswith(b"\n"):
+            # No further than the end of the line: what follows is somebody else's to read.
+            byte = connection.recv(1)
+            if not byte:
+                break
+            said += byte
+        answer = json.loads(said or b'{"error": "the box ended"}')
+        if "error" in answer:
+            raise LabBoxError(str(answer["error"]))
+        return connection
+    except OSError as exc:
+        connection.close()
+        raise LabBoxError(f"there is no box running in {folder.path} ({exc.strerror or exc})") from exc
+    except BaseException:
+        connection.close()
+        raise
+
+
 def _ask(folder: Folder, do: str, arguments: dict[str, Any]) -> tuple[Any, list[int]]:
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(60)
+            connection.settimeout(_TIMEOUT)
             connection.connect(str(folder.control))
             connection.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
             said, fds, _, _ = socket.recv_fds(connection, 1 << 16, 1)

@@ -69,7 +69,10 @@ class BoxHost:
         status = self._status()
         words = [str(status["state"])] + ["frozen"] * bool(status["frozen"])
         words += ["link down"] if status["link"] == "down" else []
-        words += [f"{name} {amount:g}" for name, amount in status["quality"].items() if amount]
+        numbers = {name: amount for name, amount in status["quality"].items() if name != "without"}
+        words += [f"{name} {amount:g}" for name, amount in numbers.items() if amount]
+        words += ["cut off from some"] * bool(status["quality"]["without"])
+        words += ["disk full"] if status["room"] is not None else []
         return ", ".join(words)
 
     def _status(self) -> dict[str, Any]:
@@ -167,7 +170,7 @@ class BoxHost:
         try:
             wait_until(lambda: self._answers(min(timeout, next(timeouts))), f"{self.name} to answer ssh", timeout)
         except LabBoxError as exc:
-            said = self.console.strip().rpartition("\n")[2]
+            said = self.console.removesuffix(f"\n{self.name} login: ").strip().rpartition("\n")[2]
             raise LabBoxError(f"{exc}; its console ends with {said!r}") from None
 
     def _answers(self, timeout: float) -> bool:
@@ -215,17 +218,18 @@ class Link:
         """Plug it in."""
         ask(self._folder, "plug", host=self._name, plugged=True)
 
-    def shape(self, *, delay: float = 0.0, loss: float = 0.0, rate: float = 0.0) -> None:
+    def shape(self, *, delay: float = 0.0, loss: float = 0.0, rate: float = 0.0, jitter: float = 0.0) -> None:
         """Make it a bad one, also for the boots that come; what is not named is as in a good one.
 
         Args:
             delay: Seconds that each packet takes, in either direction.
             loss: The share of packets that is lost, from 0 to 1.
             rate: Bits in a second, in either direction; 0 for no limit.
+            jitter: Seconds by which the delay of a packet is at most shorter or longer.
         """
-        if delay < 0 or rate < 0 or not 0 <= loss <= 1:
-            raise ValueError("delay and rate are 0 or more, loss is from 0 to 1")
-        ask(self._folder, "shape", host=self._name, delay=delay, loss=loss, rate=rate)
+        if min(delay, rate, jitter) < 0 or not 0 <= loss <= 1:
+            raise ValueError("delay, rate and jitter are 0 or more, loss is from 0 to 1")
+        ask(self._folder, "shape", host=self._name, delay=delay, loss=loss, rate=rate, jitter=jitter)
 
     def clear(self) -> None:
         """Make it a good one again; a pulled one stays pulled."""

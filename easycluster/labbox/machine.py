@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 from easycluster.labbox import kernel, network, system
 from easycluster.labbox.errors import LabBoxError
+from easycluster.labbox.layers import Layers
 from easycluster.labbox.relay import Quality
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from easycluster.labbox.layers import Layer
     from easycluster.labbox.layout import Folder, Plan
     from easycluster.labbox.network import Range
+    from easycluster.labbox.serial import Serial
 
 State = Literal["off", "starting", "on", "ending"]
 
@@ -37,9 +40,10 @@ class Machine:
         folder: Of the box.
         box: Its addresses.
         number: Which host of the plan it is.
+        serial: Its serial line.
     """
 
-    def __init__(self, plan: Plan, folder: Folder, box: Range, number: int) -> None:
+    def __init__(self, plan: Plan, folder: Folder, box: Range, number: int, serial: Serial) -> None:
         self._plan = plan
         self._folder = folder
         self._box = box
@@ -58,6 +62,9 @@ class Machine:
         self._frozen = False
         self._plugged = True
         self._quality = Quality()
+        self.serial = serial
+        # What somebody has broken and holds so, besides the three above.
+        self._layers = Layers()
         # The process that carries packets while the cable is a bad one.
         self._relay = 0
         system.prepare_disk(plan, folder, self.name)
@@ -69,8 +76,9 @@ class Machine:
             "state": "starting" if self.start_at is not None else self.state,
             "boots": self.boots,
             "boot_id": self.boot_id,
-            "link": "up" if self._plugged else "down",
-            "quality": asdict(self._quality),
+            "link": "up" if self._plugged and not self._layers.down else "down",
+            "quality": asdict(self._layers.quality(self._quality)),
+            "room": self._layers.room,
             "frozen": self._frozen,
             "address": self._box.address(self._number),
         }
@@ -120,12 +128,12 @@ class Machine:
         self._frozen = False
         self.boot_id = str(uuid.uuid4())
         ours, theirs = socket.socketpair()
-        with ours, theirs:
+        with ours, theirs, self.serial.open() as line:
             self.state = "starting"
             self.keeper = os.fork()
             if self.keeper == 0:
                 ours.close()
-                _keep(self, theirs)
+                _keep(self, theirs, line.fileno())
             theirs.close()
             self._init = int(ours.recv(32) or b"0")
             if self._init:
@@ -151,11 +159,52 @@ class Machine:
         if self._again:
             self.start_at = time.monotonic() + self.boot_seconds
 
-    def redirect_console(self) -> None:
-        """Let everything this process and its children say go to the host's console."""
+    def redirect(self) -> None:
+        """Let everything this process says go to the file of the host's console."""
         console = os.open(self._folder.console(self.name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(console, 1)
         os.dup2(console, 2)
+
+    # Faults that somebody holds --------------------------------------------------------------------
+
+    def hardware(self) -> str:
+        """Its MAC address."""
+        return self._box.hardware(self._number)
+
+    def break_(self, layer: Layer) -> None:
+        """Begin a fault.
+
+        Raises:
+            LabBoxError: If it cannot be; nothing has changed then.
+        """
+        if layer.room is not None:
+            system.limit_disk(self._plan, self._folder, self.name, layer.room)
+        self._layers.add(layer)
+        self._settle(layer)
+
+    def mend(self, layer: Layer) -> None:
+        """End a fault; what others still hold stays."""
+        self._layers.remove(layer)
+        if layer.room is not None:
+            system.limit_disk(self._plan, self._folder, self.name, self._layers.room)
+        if layer.off and not self._layers.off:
+            # It may still be going down.
+            self._again = self.state == "ending"
+            self.power_on()
+        self._settle(layer)
+
+    def _settle(self, layer: Layer) -> None:
+        """Make the machine what it is with the faults that there are, in what this one is about."""
+        if layer.off and self._layers.off:
+            self.cut()
+        if layer.frozen and self._layers.frozen:
+            self.freeze()
+        elif layer.frozen:
+            self.thaw()
+        if not layer.quality.perfect and self.state in ("on", "ending"):
+            self._plug_in()
+        elif layer.down:
+            self.plug(self._plugged)
 
     # Processes -----------------------------------------------------------------------------------
 
@@ -202,7 +251,8 @@ class Machine:
         """Pull the cable or plug it in."""
         self._plugged = plugged
         if self.state in ("on", "ending"):
-            network.ip([f"link set {network.port(self._number)} {'up' if plugged else 'down'}"], check=False)
+            up = plugged and not self._layers.down
+            network.ip([f"link set {network.port(self._number)} {'up' if up else 'down'}"], check=False)
 
     def shape(self, **quality: float) -> None:
         """Make the cable another one; it stays so over a reboot."""
@@ -212,7 +262,7 @@ class Machine:
 
     def _plug_in(self) -> None:
         self._stop_relay()
-        carry = network.plug_in(self._number, self._quality)
+        carry = network.plug_in(self._number, self._layers.quality(self._quality))
         if carry is not None:
             self._relay = os.fork()
             if self._relay == 0:
@@ -232,7 +282,7 @@ class Machine:
 
 def _carry(machine: Machine, carry: Callable[[], None]) -> NoReturn:
     try:
-        machine.redirect_console()
+        machine.redirect()
         _forget_supervisor()
         carry()
     except BaseException:  # noqa: BLE001  # as for a keeper
@@ -254,11 +304,13 @@ def _forget_supervisor(*keep: int) -> None:
     os.closerange(begin, 1 << 16)
 
 
-def _keep(machine: Machine, channel: socket.socket) -> NoReturn:
+def _keep(machine: Machine, channel: socket.socket, line: int) -> NoReturn:
     """Make the namespaces of a host, start its first process and wait for it; never returns."""
     status = _BROKEN
     try:
-        machine.redirect_console()
+        # Everything that it and its children say goes to the host's serial line.
+        os.dup2(line, 1)
+        os.dup2(line, 2)
         _forget_supervisor(channel.fileno())
         os.setsid()
         kernel.set_name(f"{machine.name}"[:15])

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from easycluster.labbox import kernel, network
 from easycluster.labbox.errors import LabBoxError
+from easycluster.labbox.holding import Held, read_faults
 from easycluster.labbox.layout import Folder
 from easycluster.labbox.machine import Machine
+from easycluster.labbox.serial import Serial
 
 if TYPE_CHECKING:
     from easycluster.labbox.layout import Plan
@@ -127,9 +129,12 @@ class Supervisor:
         folder.write_machines(plan, box)
         folder.disks.mkdir()
         kernel.mount("tmpfs", folder.disks, "tmpfs", options="size=1m,mode=700")
-        self._machines = {name: Machine(plan, folder, box, number) for number, name in enumerate(plan.hosts)}
         self._ended = False
         self._selector = selectors.DefaultSelector()
+        self._machines = {
+            name: Machine(plan, folder, box, number, Serial(folder.console(name), self._selector))
+            for number, name in enumerate(plan.hosts)
+        }
         self._watch_signals()
         if owner >= 0:
             self._selector.register(owner, selectors.EVENT_READ, self._stop)
@@ -189,33 +194,74 @@ class Supervisor:
         connection, _ = control.accept()
         # Whoever connects is root and ours; the limit is for one that stops in the middle.
         connection.settimeout(5)
+        request: dict[str, Any] = {}
         fds: list[int] = []
-        with connection:
+        given: list[int] = []
+        kept = False
+        try:
             try:
-                request = json.loads(connection.makefile().readline())
+                request, given = _read_request(connection)
                 answer: dict[str, Any] = {"value": self._answer(request, fds)}
+                kept = request["do"] in ("fault", "console")
             except Exception as exc:  # noqa: BLE001  # the box goes on; whoever asked is told
                 traceback.print_exc()
                 sys.stderr.flush()
                 answer = {"error": str(exc) or repr(exc)}
             with contextlib.suppress(OSError):
                 socket.send_fds(connection, [json.dumps(answer).encode() + b"\n"], fds)
-        for fd in fds:
+            if kept:
+                self._keep(request, connection, given)
+        finally:
+            for fd in fds if kept else [*fds, *given]:
+                os.close(fd)
+            if not kept:
+                connection.close()
+
+    def _keep(self, request: dict[str, Any], connection: socket.socket, given: list[int]) -> None:
+        """Go on with whoever asked for something that lasts as long as he does."""
+        if request["do"] == "fault":
+            Held(request["layers"], connection, given, self._selector)
+            return
+        for fd in given:
             os.close(fd)
+        self._machines[request["host"]].serial.attach(connection)
 
     def _answer(self, request: dict[str, Any], fds: list[int]) -> object:
         self._bury()
-        what = request.pop("do")
+        what = request["do"]
         if what == "status":
             return {name: machine.status() for name, machine in self._machines.items()}
         if what == "stop":
             self._stop()
             return None
-        machine = self._machines[request.pop("host")]
+        if what == "fault":
+            request["layers"] = read_faults(request["faults"], self._machines)
+            return None
+        if what == "console":
+            # Names a host that there is.
+            return self._machines[request["host"]].boots
+        machine = self._machines[request["host"]]
         if what == "enter":
             fds.append(machine.pidfd())
             return None
-        return getattr(machine, _REQUESTS[what])(**request)
+        arguments = {key: value for key, value in request.items() if key not in ("do", "host")}
+        return getattr(machine, _REQUESTS[what])(**arguments)
+
+
+def _read_request(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A line of JSON, and descriptors that came with it."""
+    text, fds, _, _ = socket.recv_fds(connection, 1 << 16, 4)
+    try:
+        while not text.endswith(b"\n"):
+            more = connection.recv(1 << 16)
+            if not more:
+                break
+            text += more
+        return json.loads(text), fds
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
 
 
 # What may be asked of a host, and which method does it.

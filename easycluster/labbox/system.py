@@ -17,9 +17,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from easycluster.labbox import kernel, network
+from easycluster.labbox import getty, kernel, network
+from easycluster.labbox.errors import LabBoxError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from easycluster.labbox.layout import Folder, Plan
@@ -61,6 +63,8 @@ _ENDINGS: Final = {
 }
 # Far above those of a machine's own accounts.
 _FIRST_USER: Final = 50001
+# A disk that is being written to may have more on it than a moment ago.
+_ATTEMPTS: Final = 100
 # What a process gets between SIGTERM and SIGKILL; systemd's 90 s are for databases.
 _GRACE: Final = 2.0
 
@@ -80,12 +84,35 @@ def prepare_disk(plan: Plan, folder: Folder, name: str) -> None:
         os.setxattr(own, "trusted.overlay.opaque", b"y")
 
 
+def limit_disk(plan: Plan, folder: Folder, name: str, room: int | None) -> None:
+    """Let a host's disk have so many bytes left, or as many as it was ordered with; in the supervisor.
+
+    Raises:
+        LabBoxError: If more is written to it meanwhile, again and again.
+    """
+    disk = folder.disks / name
+    for _ in range(_ATTEMPTS):
+        state = os.statvfs(disk)
+        used = (state.f_blocks - state.f_bfree) * state.f_frsize
+        # To a tmpfs 0 means no limit.
+        size = plan.disk if room is None else min(plan.disk, max(used + room, state.f_frsize))
+        try:
+            kernel.mount("tmpfs", disk, "tmpfs", kernel.REMOUNT, f"size={size}")
+            return
+        except OSError:
+            # Smaller than what is there by now.
+            continue
+    raise LabBoxError(f"the disk of {name} is written to faster than it can be filled")
+
+
 def run(plan: Plan, folder: Folder, box: Range, number: int, boot_id: str) -> None:
     """Be the first process of a host; returns only if the system does not come up."""
     name = plan.hosts[number]
     kernel.set_name("init")
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDINGS, signal.SIGCHLD})
+    _log(f"{name} starts, boot id {boot_id}")
     network.configure(box, number, len(plan.hosts))
+    _log(f"eth0 is up with address {box.address(number)}")
     socket.sethostname(name)
     _mount(plan, folder, name, boot_id)
     os.chdir(folder.disks / name / "root")
@@ -93,7 +120,10 @@ def run(plan: Plan, folder: Folder, box: Range, number: int, boot_id: str) -> No
     subprocess.run(["pivot_root", ".", "."], check=True)
     kernel.detach(".")
     os.chdir("/")
-    _attend(_start_sshd())
+    sshd = _start(_become_sshd)
+    _log("sshd is started")
+    _start(lambda: getty.become(1, name))
+    _attend(sshd)
 
 
 def _mount(plan: Plan, folder: Folder, name: str, boot_id: str) -> None:
@@ -190,14 +220,27 @@ def _replace(path: Path, text: str, mode: int = 0o644) -> None:
     path.chmod(mode)
 
 
-def _start_sshd() -> int:
-    program = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin") or "sshd"
+def _log(text: str) -> None:
+    """Say something at the console, with the seconds since the host's start, as a kernel does."""
+    with contextlib.suppress(OSError):
+        os.write(1, f"[{time.clock_gettime(time.CLOCK_BOOTTIME):12.6f}] {text}\n".encode())
+
+
+def _start(become: Callable[[], None]) -> int:
     pid = os.fork()
     if pid == 0:
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.setsid()
-        os.execv(program, [program, "-D", "-e", "-f", "/etc/labbox/sshd_config"])
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            os.setsid()
+            become()
+        finally:
+            os._exit(1)
     return pid
+
+
+def _become_sshd() -> None:
+    program = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin") or "sshd"
+    os.execv(program, [program, "-D", "-e", "-f", "/etc/labbox/sshd_config"])
 
 
 def _attend(sshd: int) -> None:
@@ -208,6 +251,7 @@ def _attend(sshd: int) -> None:
         ending = _ENDINGS.get(signal.Signals(got))
         if ending is not None:
             command, gently = ending
+            _log(f"the system is going down for {'reboot' if command == kernel.RESTART else 'power off'}")
             if gently:
                 # First, so that nobody logs in any more.
                 _tell(sshd, signal.SIGTERM)

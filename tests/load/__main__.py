@@ -48,12 +48,18 @@ def main(arguments=None):
         do(f"{options.connects} connects, tcp", connects, over_tcp, options.connects)
         do(f"{options.references} references, tcp", references, over_tcp, options.references)
         name = f"{options.seconds:g} s of mixed work{' under faults' if options.faults else ''}"
-        do(name, mixed, over_tcp, Path(folder) / "ledger", options.seconds, options.faults, options.seed)
+        ledger = Path(folder) / "ledger"
+        do(name, mixed, over_tcp, ledger, options.seconds, options.faults, options.seed, log)
     if options.markdown:
         print("| load | figures | nothing lost, doubled or left |\n|---|---|---|")
         for name, figures, wrong in results:
             print(f"| {name} | {shown(figures)} | {'; '.join(wrong) or 'yes'} |")
     return 1 if any(wrong for _, _, wrong in results) else 0
+
+
+def log(text):
+    """Say at once how a long run goes, beside what it prints."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def shown(figures):

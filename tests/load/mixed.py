@@ -27,13 +27,16 @@ from easycluster import (
 from easycluster.server import spawn_local
 
 from .ledger import DEFINITIONS, Ledger
-from .resources import grown, quiet, settled
+from .resources import grown, in_use, quiet, settled
 from .scale import memory_grown
 
 __all__ = ["mixed"]
 
 # Seconds of work between two looks at the books.
 ROUND = 2.0
+
+# Seconds between two lines on how far a long run has come.
+PROGRESS = 300.0
 
 # Rounds until everything that stays has been made.
 WARM = 2
@@ -45,10 +48,6 @@ THREADS = 2
 LATE = 30.0
 
 LARGE = 1 << 18
-
-# How many of our objects may be there more in this process: the frames of what was interrupted last hold a session that
-# has ended, and what they waited for.  What every fault leaves is more.  All else has to be as before, to the last one.
-SPARE = {"objects": 60}
 
 
 class Interrupted(BaseException):
@@ -293,7 +292,7 @@ def interrupter():
 # The run ---------------------------------------------------------------------------------------------
 
 
-def mixed(over_tcp, path, seconds, faults, seed=1):
+def mixed(over_tcp, path, seconds, faults, seed=1, progress=None):
     """Work for so many seconds.
 
     Args:
@@ -302,6 +301,7 @@ def mixed(over_tcp, path, seconds, faults, seed=1):
         seconds: How long.
         faults: Whether to inject them.
         seed: Of what is chosen at random.
+        progress: Called now and then with a line on how far it has come.
 
     Returns:
         What was counted, and what is wrong.
@@ -316,6 +316,7 @@ def mixed(over_tcp, path, seconds, faults, seed=1):
         parties.append(Party("tcp", lambda: over_tcp(ThreadedClient), ledger, faults))
         parties.append(Party("spawned", lambda: spawn_local(definitions=DEFINITIONS), ledger, faults))
         end = time.monotonic() + seconds
+        told = time.monotonic()
         rounds = 0
         while time.monotonic() < end or rounds <= WARM:
             one_round(parties, chance, faults, injected)
@@ -327,6 +328,9 @@ def mixed(over_tcp, path, seconds, faults, seed=1):
                 for party in parties:
                     party.use_all()
                 before = quiet(30.0, [party.client for party in parties])
+            if progress is not None and time.monotonic() > told + PROGRESS:
+                told = time.monotonic()
+                progress(f"{end - told:.0f} s left, {ledger.asked} asked, {in_use([each.client for each in parties])}")
             if late or ledger.wrong or any(party.trouble for party in parties):
                 ledger.wrong += [f"worker {pid} lives on" for pid in late]
                 break
@@ -335,8 +339,8 @@ def mixed(over_tcp, path, seconds, faults, seed=1):
             for party in parties:
                 party.use_all()
             # A connection begun for a keeper that was killed meanwhile is given up after 30 s only.
-            now = settled(before, [party.client for party in parties], seconds=60.0, spare=SPARE)
-            more = grown(before, now, SPARE)
+            now = settled(before, [party.client for party in parties], seconds=60.0)
+            more = grown(before, now)
             wrong += [f"{count} more {name} than when it was warm" for name, count in more.items()]
             if more:
                 wrong.append(f"more of: {dict(now.kinds - before.kinds)}")

@@ -108,21 +108,21 @@ def quiet(seconds=5.0, clients=()):
     return last
 
 
-def settled(before, clients=(), seconds=30.0, spare=None):
+def settled(before, clients=(), seconds=30.0):
     """Wait until no count is higher than before; return what is in use then, whether or not it is so."""
     end = time.monotonic() + seconds
     while True:
         now = in_use(clients)
-        if not grown(before, now, spare) or time.monotonic() > end:
+        if not grown(before, now) or time.monotonic() > end:
             return now
         time.sleep(0.05)
 
 
-def grown(before, now, spare=None):
-    """Return which counts are higher than before, and by how much; ``spare`` says how much is no matter."""
+def grown(before, now):
+    """Return which counts are higher than before, and by how much."""
     old = before.counts()
     more = {name: count - old[name] for name, count in now.counts().items()}
-    return {name: count for name, count in more.items() if count > (spare or {}).get(name, 0)}
+    return {name: count for name, count in more.items() if count > 0}
 
 
 def _kib(path, name):

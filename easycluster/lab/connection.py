@@ -68,6 +68,10 @@ class HostConnection:
         # Called before the next use of a session that is new: leases that have the host hold nothing there yet.
         self.after_open: Callable[[], None] = lambda: None
         self._is_new = False
+        # Called once, before the host is set back at the end of its last lease: ends what devices have there.
+        self.at_release: list[Callable[[], None]] = []
+        # The storage target of the lab file, if somebody has asked for it.
+        self.san: Any = None
         # Asked whether somebody else has had the host rebooted.
         self.was_asked: Callable[[Any, str], bool] = lambda client, boot: False
         # How often somebody wanted the client, to tell whether a test has touched the host.
@@ -234,6 +238,16 @@ class HostConnection:
                     raise
             time.sleep(0.5)
 
+    def end_devices(self) -> list[Exception]:
+        """Have devices end what they have on the host; what went wrong comes back."""
+        found: list[Exception] = []
+        while self.at_release:
+            try:
+                self.at_release.pop()()
+            except Exception as exc:  # noqa: BLE001  # the others have to end, too
+                found.append(exc)
+        return found
+
     def let_go(self, client: Client) -> None:
         """Forget a client that is closed; the next use connects anew."""
         if self._client is client:
@@ -324,6 +338,8 @@ class HostConnection:
 
     def close(self) -> None:
         """Close the client if there is one; no new one is made."""
+        if self.is_open:
+            self.end_devices()
         self._closed.set()
         client, self._client = self._client, None
         if client is not None:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from easycluster.devices.san import SanTarget as LiveTarget
     from easycluster.lab.boots import Boot
     from easycluster.lab.connection import HostConnection
     from easycluster.lab.inventory import HostEntry
@@ -251,24 +250,22 @@ class Host:
         """The host's GPUs.  Not there yet."""
         self._not_yet("gpu")
 
-    def san(self, driver: str = "embedded", **options: Any) -> LiveTarget:
-        """Run a storage target on the host: ``with host.san("tgt") as san:``.
+    @property
+    def san(self) -> Any:
+        """The host's storage target as ``san:`` of the lab file has it, opened when it is first used.
 
-        Args:
-            driver: ``"embedded"``, our own target, or ``"tgt"``, a tgtd that is installed there.
-            options: Further arguments of :func:`easycluster.devices.san.open_san`.  Without ``portals`` it has two, at
-                the address that the host is connected to.
+        Called, it runs another target on the host: ``with host.san("tgt") as san:``.
 
         Raises:
-            Unsupported: If what the driver needs is not installed there; a test is skipped then.
+            Unsupported: When it is used, if the lab file has no target for the host or what its driver needs is not
+                installed there; a test is skipped then.
         """
-        from easycluster.devices.san import open_san
+        from easycluster.lab.storage import PendingTarget
 
-        if "portals" not in options:
-            address = "127.0.0.1" if self._entry.target.via == "local" else self.address
-            portal = f"[{address}]:0" if ":" in address else f"{address}:0"
-            options["portals"] = (portal, portal)
-        return open_san(driver, host=self, **options)
+        connection = self._connection
+        if connection.san is None:
+            connection.san = PendingTarget(self)
+        return connection.san
 
     def _not_yet(self, what: str) -> NoReturn:
         raise NotImplementedError(f"{what} of host {self.name!r} is a name of EasyCluster that does nothing yet")
@@ -281,9 +278,21 @@ class GpuNode(Host):
 
 
 class SanTarget(Host):
-    """A host with role ``san``."""
+    """A host with role ``san``.
+
+    If ``san:`` of the lab file says what target it has, that target's names (``login``, ``create_lun``, ``crash`` ...)
+    can be asked of the host itself, unless its role's code defines them.
+    """
 
     __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if "san" in self._entry.settings and not name.startswith("_"):
+            from easycluster.lab.storage import target_names
+
+            if name in target_names() and name not in self._lab.defined_names(self._entry):
+                return getattr(self.san, name)
+        return super().__getattr__(name)
 
 
 class GpuSan(GpuNode, SanTarget):

@@ -21,7 +21,7 @@ from easycluster.lab.overboot import was_asked
 from easycluster.lab.parallel import run_all
 from easycluster.lab.patterns import narrowed
 from easycluster.lab.reader import read_inventory
-from easycluster.lab.rolecode import define_module
+from easycluster.lab.rolecode import define_module, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -290,6 +290,10 @@ class Lab:
         """Roles' modules first: a host's attribute is its role's code before anything else."""
         own = [self._modules[role] for role in entry.roles if role in self._modules]
         return lambda: [*own, DEFAULT_MODULE]
+
+    def defined_names(self, entry: HostEntry) -> frozenset[str]:
+        """What the code of a host's roles defines."""
+        return frozenset().union(*(names_of(self.inventory.roles[role].code) for role in entry.roles))
 
     def _masked(self, live: Callable[[str, str, str], None] | None) -> Callable[[str, str, str], None] | None:
         if live is None:

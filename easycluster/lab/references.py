@@ -11,6 +11,7 @@ from easycluster.lab.inventory import DEFAULT_FIXTURES, FixtureEntry, Quarantine
 from easycluster.lab.positions import Items, did_you_mean
 from easycluster.lab.sections import Sections
 from easycluster.lab.shapes import BAD, described, is_empty
+from easycluster.lab.sizes import read_size
 from easycluster.lab.where import UnlikeTypes
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class References(Sections):
                     text = f"{key} of {who} names host {name!r}, which is not under hosts:"
                     self._problems.add(host.origin[key], text, self._host_hint(name))
             self._check_runs_on(host, hosts, who)
+            self._check_san(host, hosts, who)
             artifacts = host.settings.get("artifacts", {})
             self._check_code_has(host, "restore", host.settings.get("restore", "none"), who)
             self._check_code_has(host, "artifacts.call", artifacts.get("call", "none"), who)
@@ -91,6 +93,32 @@ class References(Sections):
             self._problems.add(
                 host.origin["runs_on"], text, f"name the host that it runs on: {through.settings['runs_on']}"
             )
+
+    def _check_san(self, host: HostEntry, hosts: Mapping[str, HostEntry], who: str) -> None:
+        """What a target is made of goes together, and the hosts that do its I/O are there."""
+        san = host.settings.get("san")
+        if san is None:
+            return
+
+        def wrong(key: str, text: str, hint: str = "") -> None:
+            self._problems.add(host.origin.get(f"san.{key}", host.origin["san"]), f"{key} of san of {who} {text}", hint)
+
+        for name in san.get("initiators", ()):
+            if name not in hosts:
+                wrong("initiators", f"names host {name!r}, which is not under hosts:", self._host_hint(name))
+            elif hosts[name].settings.get("runs_on"):
+                wrong("initiators", f"names host {name!r}, which has no Python of its own")
+        external = san.get("driver") == "external"
+        if external and not (san.get("portals") and san.get("iqn")):
+            wrong("driver", "is external, so it takes portals and iqn")
+        for lun in san.get("luns", ()):
+            if external and not (isinstance(lun, str) and lun.isdigit()):
+                wrong("luns", f"are numbers of units that are there, for it is external, not {described(lun)}")
+            elif not external and read_size(str(lun["size"] if isinstance(lun, dict) else lun)) is None:
+                wrong("luns", f"has {described(lun)}", "write a size: 64M, 1G or bytes")
+        chap = san.get("chap", {})
+        if ("target_user" in chap) != ("target_password" in chap):
+            wrong("chap", "has one of target_user and target_password; mutual CHAP takes both")
 
     def _check_code_has(self, host: HostEntry, key: str, function: str, who: str) -> None:
         """Whether a setting names a function that one of the host's roles defines."""

@@ -8,16 +8,17 @@ import re
 import sys
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from easycluster.lab.positions import Place, did_you_mean
+from easycluster.lab.positions import Place, Problems, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from easycluster.lab.positions import Leaf, Problems
+    from easycluster.lab.positions import Leaf
 
 # Modules of roles are importable here, so that classes of role code can be named in tests and pickled both ways.  Not
 # below `easycluster`, whose frames are left out of tracebacks.
@@ -166,6 +167,12 @@ def check_names(role: str, blocks: list[CodeBlock], problems: Problems) -> dict[
                     f"rename it; taken: {' '.join(HOST_NAMES)}",
                 )
     return every
+
+
+@lru_cache(maxsize=64)
+def names_of(blocks: tuple[CodeBlock, ...]) -> frozenset[str]:
+    """The names that a role's code can be seen to define."""
+    return frozenset(name for block in blocks for name in defined_names(block, Problems([])) or {})
 
 
 _lock = threading.Lock()

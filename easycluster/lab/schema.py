@@ -62,6 +62,7 @@ LOCK = OneOf(
 )
 
 command = Text("a command is wanted", secret=True)
+password = Text("a password is wanted", secret=True)
 # `on` names the host that runs the commands; the command that switches power on is therefore `start`.
 POWER = Fields(
     {
@@ -76,6 +77,27 @@ POWER = Fields(
         "env": Free(Text(secret=True)),
         "boot": Duration(),
         "timeout": Duration(),
+    }
+)
+CHAP = Fields(
+    {"user": text, "password": password, "target_user": text, "target_password": password},
+    required=("user", "password"),
+)
+LUN = OneOf(
+    leaf=text,
+    table=Fields({"size": text, "block_size": Whole(512, 65536), "thin": Flag()}, required=("size",)),
+    wanted="write a size such as 64M, or  {size: 64M, block_size: 4096}",
+)
+# The words of easycluster.devices.san.open_san.
+SAN = Fields(
+    {
+        "driver": Choice(("embedded", "tgt", "external")),
+        "iqn": text,
+        "portals": some_texts,
+        "chap": CHAP,
+        "luns": ListOf(LUN),
+        "directory": text,
+        "initiators": ListOf(text, single=True),
     }
 )
 CONSOLE = OneOf(
@@ -214,6 +236,7 @@ SETTINGS: Final[dict[str, Shape]] = {
     "power": POWER,
     "reboot": Text("a command is wanted"),
     "console": CONSOLE,
+    "san": SAN,
     "become": Choice(("sudo", "none")),
     "runs_on": text,
 }

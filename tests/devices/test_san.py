@@ -17,10 +17,12 @@ from support.parts import require
 import easycluster.devices
 from easycluster.devices.iscsi import discover
 from easycluster.devices.iscsi.errors import ChapRefused, CheckCondition, CommandTimeout, TargetGone
-from easycluster.devices.san import open_san
+from easycluster.devices.san import SanTarget, open_san
 from easycluster.devices.san.child import Child, ChildError
 from easycluster.devices.san.conformance import Conformance, compare, parse_conformance
+from easycluster.devices.san.driver import Options, UnitsLost
 from easycluster.devices.san.served import MODULES
+from easycluster.devices.san.target import open_driver
 from easycluster.errors import Unsupported
 from easycluster.server import spawn_local
 
@@ -145,12 +147,81 @@ def test_blocks_and_times_go_bad_on_demand(embedded):
     assert session.perf(0.01, depth=4).p50 >= 0.05
 
 
-def test_what_a_driver_cannot_do_it_says():
+@pytest.fixture
+def tgt():
     require("tgtd", "tgt")
-    with open_san("tgt") as san:
-        with pytest.raises(Unsupported, match=r"^fail_path: tgtd cannot cut the sessions of one portal; ") as caught:
-            san.fail_path(0)
-        assert caught.value.operation == "fail_path"
+    with open_san("tgt") as found:
+        yield found
+
+
+@pytest.mark.parametrize("how", ["silent", "refuse"])
+def test_a_path_of_tgtd_fails_and_comes_back(tgt, how):
+    require("nft", "nftables")
+    if os.geteuid() != 0:
+        pytest.skip("packets are filtered by root only")
+    tgt.create_lun(MIB)
+    session, other = tgt.login(0), tgt.login(1)
+    session.fill(3)
+    with tgt.path_failed(0, how):
+        session.timeout = 0.2 if how == "silent" else 20
+        with pytest.raises(CommandTimeout if how == "silent" else TargetGone):
+            session.read(0, 1)
+        assert other.verify(3) == []
+        if how == "refuse":
+            assert tgt.reachable == tgt.portals[1:]
+    assert tgt.reachable == tgt.portals
+    assert tgt.login(0).verify(3) == []
+
+
+def test_a_cut_path_is_mended_by_the_system_when_its_owner_dies(tgt):
+    program = require("nft", "nftables")
+    if os.geteuid() != 0:
+        pytest.skip("packets are filtered by root only")
+    tgt.fail_path(0)
+    table = tgt._driver._cuts._table
+    assert table in subprocess.run([program, "list", "tables"], capture_output=True, text=True, check=True).stdout
+    tgt._driver._cuts._process.stdin.close()
+    tgt._driver._cuts._process.wait(30)
+    assert table not in subprocess.run([program, "list", "tables"], capture_output=True, text=True, check=True).stdout
+    assert tgt.reachable == tgt.portals
+
+
+def test_what_a_driver_cannot_do_it_says(tgt, monkeypatch):
+    with pytest.raises(Unsupported, match=r"^delay: tgtd has no delays on demand; ") as caught:
+        tgt.delay(1, 1.0)
+    assert caught.value.operation == "delay"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(Unsupported, match=r"^fail_path: .*(root|nft)"):
+        tgt.fail_path(0)
+
+
+def test_a_snapshot_is_of_one_moment_while_others_write(mine):
+    lun = mine.create_lun(MIB)
+    session = mine.login()
+    session.fill(5, generation=1)
+    copy = mine.snapshot(lun)
+    session.fill(5, generation=2)
+    assert mine.login(lun=copy.number).verify(5, generation=1) == []
+    assert session.verify(5, generation=2) == []
+
+
+def test_units_outlive_their_target(mine, tmp_path):
+    """What a host that has booted does: the same units, names and addresses in a new process."""
+    driver = "tgt" if hasattr(mine._driver, "_program") else "embedded"
+    options = Options(directory=str(tmp_path))
+    first = open_driver(driver, options)
+    with SanTarget(first) as san:
+        san.create_lun(MIB)
+        small = san.create_lun(2 * MIB, block_size=4096)
+        san.login(lun=1).fill(6)
+        units, portals = tuple(first.units()), tuple(first.portals())
+        first.crash()
+        with SanTarget(open_driver(driver, options._replace(units=units, portals=portals))) as again:
+            assert (again.luns[2], tuple(again.portals)) == (small, portals)
+            assert again.login(lun=1).verify(6) == []
+            assert again.create_lun(MIB).number == 3
+        with pytest.raises(UnitsLost, match=r"^unit 1 was in .*, which is gone; "):
+            open_driver(driver, options._replace(units=units))
 
 
 def test_an_array_of_somebody_else_is_only_logged_in_to(mine):

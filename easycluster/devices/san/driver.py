@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Protocol, Tuple
+
+from easycluster.errors import EasyClusterError
 
 if TYPE_CHECKING:
     from easycluster.devices.iscsi.chap import Chap
 
-__all__ = ["Driver", "Lun", "Options"]
+__all__ = ["IQN", "Driver", "Lun", "Options", "UnitsLost", "adopted", "new_file"]
 
 IQN = "iqn.2026-11.org.easycluster:san"
+
+
+class UnitsLost(EasyClusterError, OSError):
+    """The units of a target are gone with the memory that they were in."""
 
 
 class Lun(NamedTuple):
@@ -36,12 +44,35 @@ class Options(NamedTuple):
         portals: Addresses, ``host:port``; port 0 takes a free one.
         chap: The secret that initiators must know.
         directory: Where units are kept, ``""`` for a directory that goes with the target.
+        units: Units that are there already, each with its file: of a target that was on this host before.
     """
 
     iqn: str = IQN
     portals: Tuple[str, ...] = ("127.0.0.1:0", "127.0.0.1:0")
     chap: Optional[Chap] = None
     directory: str = ""
+    units: Tuple[Tuple[Lun, str], ...] = ()
+
+
+def adopted(options: Options) -> Tuple[Dict[int, Lun], Dict[int, str]]:
+    """Return units that are there already, and their files, by number.
+
+    Raises:
+        UnitsLost: If a file is gone.
+    """
+    for lun, path in options.units:
+        if not os.path.exists(path):
+            raise UnitsLost(
+                f"unit {lun.number} was in {path}, which is gone; what has to survive a reboot "
+                "is kept on a disk: name a directory there"
+            )
+    return {lun.number: lun for lun, _ in options.units}, {lun.number: path for lun, path in options.units}
+
+
+def new_file(directory: str) -> str:
+    """Return the path of a file for another unit."""
+    paths = (os.path.join(directory, f"unit{number}.img") for number in itertools.count(1))
+    return next(path for path in paths if not os.path.exists(path))
 
 
 class Driver(Protocol):
@@ -56,6 +87,9 @@ class Driver(Protocol):
 
     def luns(self) -> Dict[int, Lun]:
         """Units by number."""
+
+    def units(self) -> List[Tuple[Lun, str]]:
+        """Units, each with its file, as :class:`Options` takes them."""
 
     def sessions(self) -> List[str]:
         """Names of initiators that are logged in, one for each session."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import tempfile
 from typing import Any, Dict, List, Optional, Tuple
 
 from easycluster.devices.san.child import Child
-from easycluster.devices.san.driver import Lun, Options
+from easycluster.devices.san.driver import Lun, Options, adopted, new_file
 from easycluster.devices.san.served import MODULES
 from easycluster.objects.exports import ServerObject
 
@@ -39,16 +38,30 @@ class EmbeddedDriver(ServerObject):
         self.iqn = options.iqn
         self._options = options
         self._directory, self._temporary = storage_directory(options.directory)
-        self._names = itertools.count(1)
         self._luns: Dict[int, Lun] = {}
         self._paths: Dict[int, str] = {}
         self._failed: Dict[str, str] = {}
         self._child: Optional[Child] = None
         try:
-            self._portals = self._open(list(options.portals))
+            self._luns, self._paths = adopted(options)
+            self._start(list(options.portals))
         except BaseException:
+            # Files that were there before stay.
+            self._paths = {}
             self.close()
             raise
+
+    def _start(self, portals: List[str]) -> None:
+        self._portals = self._open(portals)
+        for number, lun in self._luns.items():
+            self._now().call(
+                "create",
+                lun=number,
+                path=self._paths[number],
+                size=lun.size,
+                block_size=lun.block_size,
+                thin=lun.thin,
+            )
 
     def _open(self, portals: List[str]) -> List[str]:
         self._child = Child("easycluster.devices.san.served", MODULES)
@@ -71,6 +84,10 @@ class EmbeddedDriver(ServerObject):
         """Units by number."""
         return dict(self._luns)
 
+    def units(self) -> List[Tuple[Lun, str]]:
+        """Units, each with its file."""
+        return [(lun, self._paths[number]) for number, lun in self._luns.items()]
+
     def sessions(self) -> List[str]:
         """Names of initiators, one for each session."""
         found: List[str] = self._now().call("sessions")
@@ -78,12 +95,9 @@ class EmbeddedDriver(ServerObject):
 
     def create_lun(self, size: int, block_size: int, thin: bool) -> Lun:
         """Add a unit."""
-        path = self._new_path()
+        path = new_file(self._directory)
         said = self._now().call("create", lun=None, path=path, size=size, block_size=block_size, thin=thin)
         return self._keep(said, path)
-
-    def _new_path(self) -> str:
-        return os.path.join(self._directory, f"unit{next(self._names)}.img")
 
     def _keep(self, said: Dict[str, Any], path: str) -> Lun:
         lun = Lun(said["lun"], said["blocks"] * said["block_size"], said["block_size"], said["thin"])
@@ -102,7 +116,7 @@ class EmbeddedDriver(ServerObject):
 
     def snapshot(self, lun: int) -> Lun:
         """Add a unit with what another has now."""
-        path = self._new_path()
+        path = new_file(self._directory)
         return self._keep(self._now().call("snapshot", lun=lun, path=path), path)
 
     def fail_path(self, portal: str, how: str) -> None:
@@ -140,16 +154,7 @@ class EmbeddedDriver(ServerObject):
         """Start it again, with the same addresses and units; what was reserved is not any more."""
         if self._child is not None:
             self.crash()
-        self._portals = self._open(self._portals)
-        for number, lun in self._luns.items():
-            self._now().call(
-                "create",
-                lun=number,
-                path=self._paths[number],
-                size=lun.size,
-                block_size=lun.block_size,
-                thin=lun.thin,
-            )
+        self._start(self._portals)
         for portal, how in self._failed.items():
             self._now().call("fail_path", portal=portal, how=how)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, NoReturn
+from typing import Dict, List, NoReturn, Tuple
 
 from easycluster.devices.iscsi.errors import IscsiError
 from easycluster.devices.iscsi.session import login
@@ -45,6 +45,10 @@ class ExternalDriver(ServerObject):
             except IscsiError as exc:
                 failure = exc
         raise failure
+
+    def units(self) -> List[Tuple[Lun, str]]:
+        """None that we would have to bring back."""
+        return []
 
     def sessions(self) -> List[str]:
         """Not known."""

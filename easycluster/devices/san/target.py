@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from easycluster.devices.iscsi.session import Session
 
-__all__ = ["DRIVERS", "SanTarget", "open_san"]
+__all__ = ["DRIVERS", "SanTarget", "open_driver", "open_san"]
 
 # Where each driver is; loaded when it is asked for, here or on the host that runs it.
 DRIVERS: Dict[str, Tuple[str, str]] = {
@@ -39,11 +39,19 @@ class SanTarget:
     Args:
         driver: What stands behind it, here or on another host.
         chap: The secret that a login needs.
+        initiators: Hosts of the lab, or clients, that do the I/O; of several the first, if a login says nothing.
+
+    Attributes:
+        chap: As given.
+        initiators: As given; none means that this process does the I/O.
     """
 
-    def __init__(self, driver: Driver, chap: Union[Chap, Sequence[str], None] = None) -> None:
+    def __init__(
+        self, driver: Driver, chap: Union[Chap, Sequence[str], None] = None, initiators: Sequence[Any] = ()
+    ) -> None:
         self._driver = driver
         self.chap = Chap.of(chap)
+        self.initiators = tuple(initiators)
         self._sessions: List[Any] = []
 
     def __repr__(self) -> str:
@@ -97,7 +105,7 @@ class SanTarget:
         self,
         portal: Union[int, str] = 0,
         chap: Union[Chap, Sequence[str], None] = _SAME,
-        host: Any = None,
+        host: Any = _SAME,
         **options: Any,
     ) -> Session:
         """Log in and return the session, one I_T nexus; it is closed with the target.
@@ -105,7 +113,8 @@ class SanTarget:
         Args:
             portal: An address, or the index of one of :attr:`portals`.
             chap: Another secret than the target's, None for none.
-            host: A host of the lab, or a client, that does the I/O; by default this process.  It needs Python only.
+            host: A host of the lab, or a client, that does the I/O; it needs Python only.  None for this process; by
+                default the first of :attr:`initiators`, if there is one.
             options: Further arguments of :func:`easycluster.devices.iscsi.login`.
 
         Raises:
@@ -115,6 +124,8 @@ class SanTarget:
         """
         address = self.portals[portal] if isinstance(portal, int) else portal
         secret = self.chap if chap is _SAME else Chap.of(chap)
+        if host is _SAME:
+            host = self.initiators[0] if self.initiators else None
         session: Session
         if host is None:
             session = login(address, self.iqn, secret, **options)
@@ -123,22 +134,28 @@ class SanTarget:
         self._sessions.append(session)
         return session
 
-    def conformance(self, tests: Optional[str] = None, size: int = 64 << 20, limit: float = 300.0) -> Conformance:
+    def conformance(
+        self, tests: Optional[str] = None, size: int = 64 << 20, limit: float = 300.0, host: Any = None
+    ) -> Conformance:
         """Have ``iscsi-test-cu`` judge the target, with a unit that is made for it.
 
         Args:
             tests: Such as ``"SCSI.Write16"``; by default all.
             size: Bytes of the unit.
             limit: Seconds for each suite.
+            host: A host of the lab, or a client, that runs it; by default this machine.
 
         Raises:
-            Unsupported: If ``iscsi-test-cu`` is not here, or the target makes no units.
+            Unsupported: If ``iscsi-test-cu`` is not there, or the target makes no units.
         """
         lun = self.create_lun(size)
         try:
             who = f"{self.chap.user}%{self.chap.password}@" if self.chap is not None else ""
             urls = [f"iscsi://{who}{portal}/{self.iqn}/{lun.number}" for portal in self.portals[:2]]
-            return run_conformance(urls, tests, limit)
+            if host is None:
+                return run_conformance(urls, tests, limit)
+            judged: Conformance = _on(host, run_conformance.__module__, "run_conformance", urls, tests, limit)
+            return judged
         finally:
             self.delete_lun(lun.number)
 
@@ -247,15 +264,27 @@ def open_san(
         ValueError: If there is no such driver.
         Unsupported: If what the driver needs is not installed there.
     """
-    if driver not in DRIVERS:
-        raise ValueError(f"{driver!r} is not a driver; there are {', '.join(map(repr, DRIVERS))}")
-    module, name = DRIVERS[driver]
     options = Options(iqn, tuple(portals), Chap.of(chap), directory)
+    return SanTarget(open_driver(driver, options, host), chap)
+
+
+def open_driver(name: str, options: Options, host: Any = None) -> Driver:
+    """Return what stands behind a target, here or at a host of the lab or a client.
+
+    Raises:
+        ValueError: If there is no such driver.
+        Unsupported: If what it needs is not installed there.
+    """
+    if name not in DRIVERS:
+        raise ValueError(f"{name!r} is not a driver; there are {', '.join(map(repr, DRIVERS))}")
+    module, kind = DRIVERS[name]
     if host is not None:
-        return SanTarget(_on(host, module, name, options), chap)
+        found: Driver = _on(host, module, kind, options)
+        return found
     from importlib import import_module
 
-    return SanTarget(getattr(import_module(module), name)(options), chap)
+    made: Driver = getattr(import_module(module), kind)(options)
+    return made
 
 
 def _on(host: Any, module: str, name: str, *args: Any, **kwargs: Any) -> Any:

@@ -10,10 +10,11 @@ import socket
 import subprocess
 import tempfile
 import time
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from easycluster.devices.iscsi.logon import split_portal
-from easycluster.devices.san.driver import Lun, Options
+from easycluster.devices.san.cuts import Cuts
+from easycluster.devices.san.driver import Lun, Options, adopted, new_file
 from easycluster.devices.san.embedded import storage_directory
 from easycluster.devices.san.guard import Guarded
 from easycluster.errors import EasyClusterError, Unsupported
@@ -56,14 +57,18 @@ class TgtDriver(ServerObject):
         self._directory, self._temporary = storage_directory(options.directory)
         # Not in the directory of units: the path of a socket is at most 108 characters long.
         self._control = tempfile.mkdtemp(prefix="ec-tgt-")
-        self._names = itertools.count(1)
         self._luns: Dict[int, Lun] = {}
         self._paths: Dict[int, str] = {}
+        self._cuts: Optional[Cuts] = None
+        self._hangs = False
         self._process: Optional[Guarded] = None
         try:
+            self._luns, self._paths = adopted(options)
             self._portals = [_with_port(portal) for portal in options.portals]
             self._start()
         except BaseException:
+            # Files that were there before stay.
+            self._paths = {}
             self.close()
             raise
 
@@ -142,6 +147,10 @@ class TgtDriver(ServerObject):
         """Units by number."""
         return dict(self._luns)
 
+    def units(self) -> List[Tuple[Lun, str]]:
+        """Units, each with its file."""
+        return [(lun, self._paths[number]) for number, lun in self._luns.items()]
+
     def sessions(self) -> List[str]:
         """Names of initiators, one for each session."""
         return re.findall(r"^\s*Initiator: (\S+)", self._admin("show", "target"), re.MULTILINE)
@@ -152,7 +161,7 @@ class TgtDriver(ServerObject):
         """Add a unit."""
         if size <= 0 or size % block_size:
             raise ValueError(f"a size of {size} bytes is not whole blocks of {block_size}")
-        path = os.path.join(self._directory, f"unit{next(self._names)}.img")
+        path = new_file(self._directory)
         with open(path, "xb") as file:
             file.truncate(size)
         return self._add(Lun(1, size, block_size, thin), path)
@@ -187,10 +196,15 @@ class TgtDriver(ServerObject):
         os.unlink(self._paths.pop(lun))
 
     def snapshot(self, lun: int) -> Lun:
-        """Add a unit with what another has now; nobody may write meanwhile."""
-        old = self._known(lun)
-        path = os.path.join(self._directory, f"unit{next(self._names)}.img")
-        shutil.copyfile(self._paths[lun], path)
+        """Add a unit with what another has now: tgtd is stopped while its file is copied."""
+        old, process, hangs = self._known(lun), self._now(), self._hangs
+        path = new_file(self._directory)
+        process.stop()
+        try:
+            shutil.copyfile(self._paths[lun], path)
+        finally:
+            if not hangs:
+                process.resume()
         return self._add(old, path)
 
     def _known(self, lun: int) -> Lun:
@@ -201,12 +215,17 @@ class TgtDriver(ServerObject):
     # ------------------------------------------------------------ faults
 
     def fail_path(self, portal: str, how: str) -> None:
-        """Not possible: tgtd cannot cut a live session by its portal."""
-        raise Unsupported("fail_path", "tgtd cannot cut the sessions of one portal; cut the link of its host instead")
+        """Make a portal fail.  tgtd cannot, so the packets of its address and port are filtered: as root, with nft."""
+        if portal not in self._portals:
+            raise ValueError(f"there is no portal {portal!r}; there are {', '.join(self._portals)}")
+        if self._cuts is None:
+            self._cuts = Cuts("fail_path")
+        self._cuts.cut(portal, how)
 
     def restore_path(self, portal: str) -> None:
-        """Not possible."""
-        raise Unsupported("restore_path", "tgtd cannot cut the sessions of one portal")
+        """Make it work again."""
+        if self._cuts is not None:
+            self._cuts.mend(portal)
 
     def fail_blocks(self, lun: int, lba: int, count: int, access: str) -> None:
         """Not possible."""
@@ -219,14 +238,17 @@ class TgtDriver(ServerObject):
     def hang(self) -> None:
         """Stop the process."""
         self._now().stop()
+        self._hangs = True
 
     def resume(self) -> None:
         """Let it go on."""
         self._now().resume()
+        self._hangs = False
 
     def crash(self) -> None:
         """Kill the process.  SIGTERM would not do: tgtd ignores it while a session is open."""
         process, self._process = self._now(), None
+        self._hangs = False
         process.kill()
 
     def restart(self) -> None:
@@ -244,6 +266,9 @@ class TgtDriver(ServerObject):
         """End the process and remove what it left."""
         if self._process is not None:
             self.crash()
+        if self._cuts is not None:
+            self._cuts.close()
+            self._cuts = None
         for path in self._paths.values():
             if os.path.exists(path):
                 os.unlink(path)

@@ -19,8 +19,8 @@ from easycluster.far.modules import (
     define_common,
     definitions,
     definitions_module,
-    read_source,
 )
+from easycluster.far.sources import read_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Callable, Dict, Optional, Sequence, Tuple
 
-from easycluster.far.modules import compile_source
+from easycluster.far.sources import compile_source
 
 if TYPE_CHECKING:
     from types import CodeType, ModuleType

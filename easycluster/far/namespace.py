@@ -20,10 +20,9 @@ from easycluster.far.modules import (
     DEFAULT_MODULE,
     Block,
     Definitions,
-    compile_source,
     definitions,
-    forget_source,
 )
+from easycluster.far.sources import compile_source, forget_source
 
 __all__ = ["Namespace", "exec_return", "get_global", "set_global"]
 

@@ -182,22 +182,22 @@ def test_a_process_that_runs_no_user_code_loads_no_proxies():
 CODE_IS_USED = """
     exec(BUNDLE, {})
     print(len(sys.meta_path[0].codes) > len(sys.meta_path[0].table))
-    import easycluster.far.modules
-    print("easycluster.far.modules" in sys.meta_path[0].codes)
-    print(easycluster.far.modules.compile_source.__code__.co_filename)
+    import easycluster.far.sources
+    print("easycluster.far.sources" in sys.meta_path[0].codes)
+    print(easycluster.far.sources.compile_source.__code__.co_filename)
     """
 
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_code_for_our_own_version_is_used_once(compress):
     lines = run_far(CODE_IS_USED, with_code=True, compress=compress)
-    assert lines == ["True", "False", "<easycluster>/far/modules.py"]
+    assert lines == ["True", "False", "<easycluster>/far/sources.py"]
 
 
 @pytest.mark.parametrize("version", [v for v, path in interpreters().items() if path != sys.executable])
 def test_code_for_another_version_is_passed_over(version):
     lines = run_far(CODE_IS_USED, python=interpreters()[version], with_code=True)
-    assert lines == ["False", "False", "<easycluster>/far/modules.py"]
+    assert lines == ["False", "False", "<easycluster>/far/sources.py"]
 
 
 def test_code_of_execnet_is_for_exactly_the_text_it_sends():

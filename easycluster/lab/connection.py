@@ -72,6 +72,8 @@ class HostConnection:
         self.at_release: list[Callable[[], None]] = []
         # The storage target of the lab file, if somebody has asked for it.
         self.san: Any = None
+        # Its GPUs, likewise.
+        self.gpu: Any = None
         # Asked whether somebody else has had the host rebooted.
         self.was_asked: Callable[[Any, str], bool] = lambda client, boot: False
         # How often somebody wanted the client, to tell whether a test has touched the host.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from easycluster.devices.gpu import Gpus
     from easycluster.lab.boots import Boot
     from easycluster.lab.connection import HostConnection
     from easycluster.lab.inventory import HostEntry
@@ -246,9 +247,14 @@ class Host:
         undo(self.remote, what, *args, timeout=timeout, boot=boot, **kwargs)
 
     @property
-    def gpu(self) -> NoReturn:
-        """The host's GPUs.  Not there yet."""
-        self._not_yet("gpu")
+    def gpu(self) -> Gpus:
+        """The host's GPUs, as ``gpu:`` of the lab file says what is to drive them; looked at when they are first used.
+
+        See :class:`easycluster.devices.gpu.Gpus`.
+        """
+        from easycluster.lab.gpus import gpus_of
+
+        return gpus_of(self)
 
     @property
     def san(self) -> Any:
@@ -272,9 +278,21 @@ class Host:
 
 
 class GpuNode(Host):
-    """A host with role ``gpu``."""
+    """A host with role ``gpu``.
+
+    The names of its GPUs (``devices``, ``lease``, ``telemetry``, ``burn`` ...) can be asked of the host itself, unless
+    its role's code defines them.
+    """
 
     __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            from easycluster.lab.gpus import gpu_names
+
+            if name in gpu_names() and name not in self._lab.defined_names(self._entry):
+                return getattr(self.gpu, name)
+        return super().__getattr__(name)
 
 
 class SanTarget(Host):

@@ -55,6 +55,7 @@ class _Part:
         begun: Whether there are level and baseline.
         seen: What tests left behind that is still there, with the test that left it.
         kinds: How many devices of each kind are wanted, any that are free.
+        among: Which devices come into question, where that is not what the lab file says.
         picked: Which these are.
         boots: Whether the lease is there for a reboot.
     """
@@ -68,6 +69,7 @@ class _Part:
     boots: bool = False
     seen: dict[tuple[str, str], str] = field(default_factory=dict)
     kinds: dict[str, int | None] = field(default_factory=dict)
+    among: dict[str, list[str]] = field(default_factory=dict)
     picked: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -94,6 +96,11 @@ class Lease:
     def names(self) -> list[str]:
         """The hosts that it has locks on."""
         return sorted(self._parts)
+
+    def devices(self, host: Host) -> dict[str, list[str]]:
+        """The devices of a host that it has for itself, by kind."""
+        part = self._parts.get(host.name)
+        return {} if part is None else {kind: list(names) for kind, names in part.picked.items()}
 
     def release(self) -> Release:
         """Set the hosts back and let them go; a second call gives the same answer."""
@@ -166,6 +173,7 @@ class Leases:
         usually: Mode = "exclusive",
         locks: Iterable[str] = (),
         devices: Mapping[str, int | None] | None = None,
+        among: Mapping[str, Iterable[str]] | None = None,
         label: str = "",
         wait: float | None = None,
         restore: bool = True,
@@ -180,6 +188,7 @@ class Leases:
             locks: Names of locks of the whole lab, exclusive.
             devices: How many devices of which kind to have exclusively on each host, such as ``{"gpu": 1}``; None
                 stands for all that it has, which may be none.  See :mod:`easycluster.lab.picking`.
+            among: Which devices these may be, by kind; by default those that the lab file or a probe names.
             label: What it is for.
             wait: How long to wait, in seconds, instead of :attr:`wait`.
             restore: Whether the ``restore:`` functions of the lab file run at the end.
@@ -200,6 +209,7 @@ class Leases:
                 # Who has the host alone has its devices, too.
                 if mode == "shared" and self.enabled and host.name in lease._parts:
                     lease._parts[host.name].kinds = dict(devices or {})
+                    lease._parts[host.name].among = {kind: list(names) for kind, names in (among or {}).items()}
         for host, rule, mode in companions_of(self._lab, [part.host for part in lease._parts.values()]):
             self._add(lease, host, [] if mode == "none" else [_wanted(rule.name, mode, rule.slots)])
         for name in dict.fromkeys(locks):

@@ -63,7 +63,7 @@ def choices(leases: Leases, part: _Part) -> list[Wanted]:
     part.picked = {}
     if not part.kinds:
         return []
-    have = devices_of(leases._lab, part.host)
+    have = {**devices_of(leases._lab, part.host), **part.among} if part.among else devices_of(leases._lab, part.host)
     ours = {name for other in leases._others(part) for names in other.picked.values() for name in names}
     found: list[Wanted] = []
     for kind, count in part.kinds.items():

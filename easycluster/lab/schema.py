@@ -88,6 +88,8 @@ LUN = OneOf(
     table=Fields({"size": text, "block_size": Whole(512, 65536), "thin": Flag()}, required=("size",)),
     wanted="write a size such as 64M, or  {size: 64M, block_size: 4096}",
 )
+# The words of easycluster.devices.gpu.open_gpus; a processor that stands in for a GPU has to be accepted.
+GPU = Fields({"backend": Choice(("nvidia", "amd", "opencl", "cpu")), "emulated": Flag()})
 # The words of easycluster.devices.san.open_san.
 SAN = Fields(
     {
@@ -236,6 +238,7 @@ SETTINGS: Final[dict[str, Shape]] = {
     "power": POWER,
     "reboot": Text("a command is wanted"),
     "console": CONSOLE,
+    "gpu": GPU,
     "san": SAN,
     "become": Choice(("sudo", "none")),
     "runs_on": text,

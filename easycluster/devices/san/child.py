@@ -1,4 +1,4 @@
-"""A child process that has modules of ours and nothing else: a target that can be stopped and killed for real.
+"""A child process that has modules of ours and nothing else, such as a target that can be stopped and killed for real.
 
 Parent and child speak JSON, a line for each request and each answer::
 
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from easycluster.errors import EasyClusterError, Unsupported
 
@@ -62,10 +62,20 @@ class Child:
         main: The module whose ``main`` it runs.
         packages: Modules and packages that it may import, with all that is in them.
         limit: Seconds that an answer may take.
+        what: Whose process it is, for errors.
+        environment: Its environment, by default ours.
     """
 
-    def __init__(self, main: str, packages: Sequence[str], limit: float = 20.0) -> None:
-        self._limit = limit
+    def __init__(
+        self,
+        main: str,
+        packages: Sequence[str],
+        limit: float = 20.0,
+        what: str = "the target",
+        environment: Optional[Dict[str, str]] = None,
+    ) -> None:
+        self.limit = limit
+        self._what = what
         self._read = b""
         sources = {"easycluster": ["<easycluster>/__init__.py", True, ""]}
         for package in packages:
@@ -77,6 +87,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
+            env=environment,
             # A Ctrl-C at the terminal is for the tests.
             start_new_session=True,
         )
@@ -108,19 +119,19 @@ class Child:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
         except OSError as exc:
-            raise ChildError(f"the target's process has ended{self._last_words()}") from exc
+            raise ChildError(f"{self._what}'s process has ended{self._last_words()}") from exc
 
     def _answer(self, name: str) -> Any:
         assert self._process.stdout is not None
         fd = self._process.stdout.fileno()
-        deadline = time.monotonic() + self._limit
+        deadline = time.monotonic() + self.limit
         while b"\n" not in self._read:
             ready, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0.0))
             if not ready:
-                raise ChildError(f"the target's process did not answer {name!r} within {self._limit:g} s")
+                raise ChildError(f"{self._what}'s process did not answer {name!r} within {self.limit:g} s")
             data = os.read(fd, 65536)
             if not data:
-                raise ChildError(f"the target's process has ended{self._last_words()}")
+                raise ChildError(f"{self._what}'s process has ended{self._last_words()}")
             self._read += data
         line, _, self._read = self._read.partition(b"\n")
         answer = json.loads(line)

@@ -1,0 +1,523 @@
+"""The GPUs of a host as a test uses them, whatever drives them."""
+
+from __future__ import annotations
+
+import array
+import base64
+import contextlib
+import ctypes
+import re
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+
+from easycluster.devices.gpu.errors import GpuBusy, GpuError, GpuFault
+from easycluster.devices.gpu.model import Bandwidth, Burn, Device, Health, KernelRun, Process
+from easycluster.devices.gpu.series import Series
+from easycluster.errors import SessionError, Unsupported
+
+if TYPE_CHECKING:
+    from easycluster.devices.gpu.station import Opened
+
+__all__ = ["GpuLease", "Gpus", "open_gpus"]
+
+STATION = "easycluster.devices.gpu.station"
+
+# What a test may say of a device: itself, its uuid, or its number.
+Which = Union[Device, str, int]
+# Locks some of several devices, by uuid, and gives those and how to let go.
+Locker = Callable[[Sequence[str], int, str, Optional[float]], Tuple[List[str], Callable[[], object]]]
+
+# Seconds that an operation may take beyond what it was told to: a driver wakes up, a compiler runs.
+_SLACK = 120.0
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+class GpuLease:
+    """Devices that nobody else has: until :meth:`release`, the end of ``with``, or of the process that has them.
+
+    Attributes:
+        devices: Which.
+        variables: What keeps programs that start on the host to them, such as ``CUDA_VISIBLE_DEVICES``.
+    """
+
+    def __init__(self, gpus: Gpus, devices: List[Device], let_go: Callable[[], object]) -> None:
+        self._gpus = gpus
+        self._let_go: Optional[Callable[[], object]] = let_go
+        self.devices = devices
+        self.variables: Dict[str, str] = {}
+
+    def __enter__(self) -> GpuLease:  # noqa: PYI034  # Self is too new for the far side
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<GpuLease of {', '.join(map(str, self.devices)) or 'nothing'}>"
+
+    @property
+    def uuids(self) -> List[str]:
+        """What the devices are known by."""
+        return [device.uuid for device in self.devices]
+
+    def release(self) -> None:
+        """Give them back; a second call does nothing."""
+        let_go, self._let_go = self._let_go, None
+        if let_go is not None:
+            try:
+                self._gpus._forget(self)
+            finally:
+                let_go()
+
+
+class Gpus:
+    """The devices of one host.
+
+    Args:
+        do: Has the host's station do something: what drives the devices, the operation and its arguments; see
+            :func:`easycluster.devices.gpu.station.do`.
+        host: The host's name, for reports.
+        backend: What is to drive the devices, ``""`` for the first that works.
+        accepts_emulated: Whether a processor may stand in for a GPU.
+        locker: Locks devices on the host; without one there are no leases.
+    """
+
+    def __init__(
+        self,
+        do: Callable[..., Tuple[Opened, Any]],
+        host: str = "",
+        *,
+        backend: str = "",
+        accepts_emulated: bool = True,
+        locker: Optional[Locker] = None,
+    ) -> None:
+        self._station = do
+        self._wanted = backend
+        self._opened: Optional[Opened] = None
+        self._locker = locker
+        self._leases: List[GpuLease] = []
+        self._recorded: List[Series] = []
+        # The state of the hardware that faults are counted from.
+        self._before: Optional[Health] = None
+        self.host = host
+        self.accepts_emulated = accepts_emulated
+
+    def __repr__(self) -> str:
+        what = self._opened.backend if self._opened is not None else "not looked at yet"
+        return f"<Gpus of {self.host or 'this machine'}: {what}>"
+
+    def __enter__(self) -> Gpus:  # noqa: PYI034  # Self is too new for the far side
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ what there is
+
+    @property
+    def backend(self) -> str:
+        """What drives them: ``"nvidia"``, ``"amd"``, ``"opencl"`` or ``"cpu"``.
+
+        Raises:
+            GpuError: If nothing works, or something of a vendor's is installed that does not.
+            Unsupported: If there is a processor only, and that is not accepted.
+        """
+        return self._open().backend
+
+    @property
+    def emulated(self) -> bool:
+        """Whether a processor stands in for a GPU."""
+        return self._open().emulated
+
+    @property
+    def devices(self) -> List[Device]:
+        """The devices, as they are now."""
+        found: List[Device] = self._do("devices")
+        return found
+
+    @property
+    def processes(self) -> List[Process]:
+        """Who uses them, without processes of this session."""
+        found: List[Process] = self._do("processes")
+        return found
+
+    # ------------------------------------------------------------ leases
+
+    def lease(
+        self,
+        count: int = 1,
+        *,
+        memory: Union[int, str] = 0,
+        name: str = "",
+        label: str = "",
+        wait: Optional[float] = None,
+    ) -> GpuLease:
+        """Have devices for oneself, and have what starts on the host see only them.
+
+        Args:
+            count: How many.
+            memory: At least so many bytes, or a text such as ``"40 GiB"``.
+            name: A part of the product's name.
+            label: What for, for others who wait.
+            wait: Seconds to wait for devices that others have locked; the lab's rule by default.
+
+        Raises:
+            GpuBusy: If processes of somebody else are on too many of them.
+            easycluster.lab.HostBusy: If others have locked them for longer than that.
+            GpuError: If the host has no such devices.
+        """
+        if self._locker is None:
+            raise Unsupported("lease", "the locks of devices are a lab's: lease them through one of its hosts")
+        least = _size(memory)
+        every = self.devices
+        fitting = [one for one in every if one.memory >= least and name.lower() in one.name.lower()]
+        ours = {uuid for lease in self._leases for uuid in lease.uuids}
+        left = [device for device in fitting if device.uuid not in ours]
+        if len(left) < count:
+            raise GpuError(f"{_wanted(count, least, name)}, and {_lacking(every, fitting, ours)}")
+        processes = self.processes
+        used = {process.device for process in processes}
+        free = [device for device in left if device.uuid not in used and device.part_of not in used]
+        if len(free) < count:
+            there = [one for one in processes if any(one.device in (gpu.uuid, gpu.part_of) for gpu in left)]
+            said = "; ".join(f"{one.device} has {one}" for one in there)
+            raise GpuBusy(f"{_wanted(count, least, name)}, and {len(free)} of {len(left)} is free: {said}", there)
+        uuids, let_go = self._locker([device.uuid for device in free], count, label, wait)
+        lease = GpuLease(self, [device for device in free if device.uuid in uuids], let_go)
+        self._leases.append(lease)
+        try:
+            self._pin()
+        except BaseException:
+            lease.release()
+            raise
+        return lease
+
+    def _pin(self) -> None:
+        uuids = [uuid for lease in self._leases for uuid in lease.uuids]
+        variables: Dict[str, str] = self._do("pin", uuids)
+        for lease in self._leases:
+            lease.variables = variables
+
+    def _forget(self, lease: GpuLease) -> None:
+        if lease in self._leases:
+            self._leases.remove(lease)
+            # With the session, or its worker, the variables are gone, too.
+            with contextlib.suppress(SessionError):
+                self._pin()
+
+    # ------------------------------------------------------------ watching
+
+    @contextlib.contextmanager
+    def telemetry(self, interval: float = 0.1, devices: Union[Which, Sequence[Which], None] = None) -> Iterator[Series]:
+        """Sample temperature, power, load, memory and clocks while a block runs.
+
+        It happens on the host; the samples come here at the end, and stand in the report.
+
+        Args:
+            interval: Seconds from one sample to the next.
+            devices: Of which; by default those leased, or all.
+        """
+        if interval <= 0:
+            raise ValueError(f"interval is {interval!r}; seconds are wanted, such as 0.1")
+        series = Series(self.host, interval)
+        number = self._do("sample_start", interval, self._uuids(devices))
+        self._recorded.append(series)
+        try:
+            yield series
+        except BaseException:
+            with contextlib.suppress(SessionError, GpuError):
+                series.fill(*self._do("sample_stop", number))
+            raise
+        series.fill(*self._do("sample_stop", number))
+
+    def take_series(self) -> List[Series]:
+        """What was sampled since the last time this was asked for, for a report."""
+        taken, self._recorded = self._recorded, []
+        return taken
+
+    def health(self, since: str = "") -> Health:
+        """The state of the hardware.
+
+        Args:
+            since: The ``cursor`` of an earlier one: faults in the kernel's log from there on are listed.
+        """
+        found: Health = self._do("health", since)
+        return found
+
+    def begin_watch(self) -> None:
+        """Count faults from here on."""
+        opened = self._open()
+        self._before = None if opened.emulated else self._do("health", "")
+
+    def end_watch(self) -> List[str]:
+        """Faults since :meth:`begin_watch`, or since the last time this was asked for; a line each."""
+        before = self._before
+        if before is None:
+            return []
+        self._before = now = self._do("health", before.cursor)
+        return list(now.faults_since(before))
+
+    @contextlib.contextmanager
+    def expect_faults(self) -> Iterator[List[str]]:
+        """Faults of the hardware inside a block are what it is for; gives the list that they come into."""
+        self._open()
+        earlier = self.end_watch()
+        found: List[str] = []
+        try:
+            yield found
+        finally:
+            found += self.end_watch()
+        if earlier:
+            raise GpuFault(earlier)
+
+    # ------------------------------------------------------------ computing
+
+    def bandwidth(self, device: Optional[Which] = None, size: int = 64 << 20, seconds: float = 0.3) -> Bandwidth:
+        """Measure how fast data goes to a device, from it and within it; what came back is compared.
+
+        Args:
+            device: Which; by default the first one leased, or the first.
+            size: Bytes of one copy.
+            seconds: How long to copy in all.
+
+        Raises:
+            GpuError: If data came back changed.
+        """
+        uuid = self._uuids(device)[0]
+        said = self._compute("bandwidth", [uuid], seconds, {"uuid": uuid, "size": size, "seconds": seconds})
+        return Bandwidth(said["to_device"], said["from_device"], said["on_device"], said["size"], uuid)
+
+    def burn(
+        self, seconds: float = 5.0, devices: Union[Which, Sequence[Which], None] = None, *, check: bool = True
+    ) -> List[Burn]:
+        """Compute on several devices at once and compare all results.
+
+        Args:
+            seconds: How long.
+            devices: Which; by default those leased, or all.
+            check: Whether wrong results are an error.
+
+        Raises:
+            GpuFault: If results were wrong, or the hardware reported a fault meanwhile.
+            GpuError: If a device did not compute.
+        """
+        uuids = self._uuids(devices)
+        opened = self._open()
+        before = None if opened.emulated else self.health()
+        items = 1 << 14 if opened.emulated else 1 << 20
+        found: Dict[str, Any] = self._compute(
+            "burn", uuids, seconds, {"uuids": uuids, "seconds": seconds, "items": items}
+        )
+        # All that a device says first: a fault may explain why another one failed.
+        faults = [] if before is None else self.health(before.cursor).faults_since(before)
+        burns, failed = [], []
+        for uuid in uuids:
+            said = found[uuid]
+            if "done" in said:
+                burns.append(Burn(uuid, **said["done"]))
+            else:
+                failed.append(f"{uuid}: {said.get('failed') or said}")
+        wrong = [str(one) for one in burns if one.errors]
+        if check and (faults or wrong):
+            raise GpuFault([*wrong, *faults, *failed])
+        if failed:
+            raise GpuError("; ".join(failed))
+        return burns
+
+    def run_kernel(
+        self,
+        source: Union[str, Mapping[str, str]],
+        *arguments: Any,
+        size: Union[int, Sequence[int], None] = None,
+        group: Union[int, Sequence[int], None] = None,
+        name: str = "",
+        options: Sequence[str] = (),
+        device: Optional[Which] = None,
+        timeout: float = 60.0,
+    ) -> KernelRun:
+        """Build a kernel and run it once.
+
+        Args:
+            source: Its text; see :mod:`easycluster.devices.gpu.kernels` for one that runs everywhere.  Or texts by
+                language: ``cuda``, ``ptx``, ``hip``, ``opencl``, ``c``.
+            arguments: Arrays (``array.array``, bytes, a list of numbers), which come back, and numbers: an int is 32
+                bits wide, a float is one of single precision, ``("d", 0.1)`` names another type by its code of
+                :mod:`array`.
+            size: How many items, in one to three dimensions; by default the length of the first array.
+            group: How many of them work together.
+            name: Of the kernel, if the source has several.
+            options: For the compiler.
+            device: Which; by default the first one leased, or the first.
+            timeout: Seconds until its process is killed.
+
+        Raises:
+            KernelBuildError: If it cannot be built, with what the compiler said.
+            GpuTimeout: If it does not end.
+            GpuError: If it fails.
+            Unsupported: If nothing there builds it.
+        """
+        packed = [_packed(one) for one in arguments]
+        arrays = [one for one in packed if "array" in one]
+        if size is None:
+            if not arrays:
+                raise ValueError("without an array a kernel needs size=, the number of its items")
+            size = arrays[0]["length"]
+        sizes = [size] if isinstance(size, int) else list(size)
+        groups = [] if group is None else [group] if isinstance(group, int) else list(group)
+        text = source if isinstance(source, str) else dict(source)
+        uuid = self._uuids(device)[0]
+        job = [text, name or _name_in(source), packed, sizes, groups, list(options)]
+        said = self._compute("run_kernel", [uuid], 0.0, {"uuid": uuid, "arguments": job}, timeout)
+        results = [_unpacked(one, data) for one, data in zip(arrays, said["arrays"])]
+        return KernelRun(tuple(results), said["seconds"], said["log"], uuid)
+
+    def reset(self, device: Optional[Which] = None) -> None:
+        """Reset a device that nobody uses; it needs root.
+
+        Raises:
+            GpuBusy: If somebody uses it.
+            GpuError: If it is not leased.
+            Unsupported: If it, or what drives it, cannot.
+        """
+        uuid = self._uuids(device)[0]
+        if not self.emulated and uuid not in [one for lease in self._leases for one in lease.uuids]:
+            raise GpuError(f"{uuid} is not leased, so somebody may begin to use it; lease it first")
+        self._do("reset", uuid)
+
+    def close(self) -> None:
+        """Give devices back, and end what was started on the host."""
+        leases, self._leases = self._leases, []
+        for lease in leases:
+            lease.release()
+        if self._opened is not None:
+            self._before = None
+            with contextlib.suppress(SessionError):
+                self._station("", "close")
+
+    # ------------------------------------------------------------ the host's side
+
+    def _open(self) -> Opened:
+        if self._opened is None:
+            self._opened, _ = self._station(self._wanted, "open")
+            if not self._opened.emulated and self._before is None:
+                # Whoever looks at faults wants those from here on.
+                self._before = self._station(f"={self._opened.backend}", "health", "")[1]
+        opened = self._opened
+        if opened.emulated and not self.accepts_emulated:
+            passed = f" ({'; '.join(opened.passed)})" if opened.passed else ""
+            raise Unsupported("gpu", f"{self.host or 'this machine'} has an emulated device only{passed}")
+        return opened
+
+    def _do(self, operation: str, *arguments: Any) -> Any:
+        # A kernel has run there before: another worker of the same host need not try again.
+        return self._station(f"={self._open().backend}", operation, *arguments)[1]
+
+    def _compute(
+        self, job: str, uuids: Sequence[str], seconds: float, arguments: Dict[str, Any], limit: float = _SLACK
+    ) -> Any:
+        return self._do("compute", job, list(uuids), seconds + limit, arguments)
+
+    def _uuids(self, which: Union[Which, Sequence[Which], None]) -> List[str]:
+        """The devices that are meant; those leased, or all, if none is named."""
+        if which is None:
+            leased = [uuid for lease in self._leases for uuid in lease.uuids]
+            return leased or [device.uuid for device in self.devices]
+        if isinstance(which, (Device, str, int)):
+            which = [which]
+        every: List[Device] = []
+        found = []
+        for one in which:
+            if isinstance(one, int):
+                every = every or self.devices
+                if not 0 <= one < len(every):
+                    raise IndexError(f"there is no device {one}; there are {len(every)}, from 0")
+                found.append(every[one].uuid)
+            else:
+                found.append(one if isinstance(one, str) else one.uuid)
+        if not found:
+            raise ValueError("an empty list of devices is given")
+        return found
+
+
+def open_gpus(host: Any = None, *, backend: str = "", accepts_emulated: bool = True) -> Gpus:
+    """The GPUs of this machine, or of a client's; those of a lab's host are ``host.gpu``.
+
+    Args:
+        host: A client; by default this machine.
+        backend: What is to drive them, ``""`` for the first that works.
+        accepts_emulated: Whether a processor may stand in for a GPU.
+    """
+    if host is None:
+        from easycluster.devices.gpu.station import do
+
+        return Gpus(do, backend=backend, accepts_emulated=accepts_emulated)
+    name = str(getattr(host, "peername", "") or "")
+    return Gpus(station_of(lambda: host), name, backend=backend, accepts_emulated=accepts_emulated)
+
+
+def station_of(client: Callable[[], Any]) -> Callable[..., Tuple[Opened, Any]]:
+    """What has the station of a far side do something; its modules go there as they are imported."""
+
+    def do(backend: str, operation: str, *arguments: Any) -> Any:
+        now = client()
+        now.import_module(STATION)
+        return now.call(f"{STATION}.do", backend, operation, *arguments)
+
+    return do
+
+
+def _wanted(count: int, least: int, name: str) -> str:
+    memory = f" with {least / 2**30:.3g} GiB" if least else ""
+    return f"{count} device{'s' if count > 1 else ''}{f' called {name!r}' if name else ''}{memory} wanted"
+
+
+def _lacking(every: Sequence[Device], fitting: Sequence[Device], ours: set[str]) -> str:
+    if not every:
+        return "the host has none"
+    text = f"of {len(every)} {'fits' if len(fitting) == 1 else 'fit'} {len(fitting)}: {', '.join(map(str, every))}"
+    mine = [device.uuid for device in fitting if device.uuid in ours]
+    return f"{text}; leased here already: {', '.join(mine)}" if mine else text
+
+
+def _size(text: Union[int, str]) -> int:
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match.group(2).upper() not in _UNITS:
+        raise ValueError(f"memory is {text!r}; bytes are wanted, or a text such as '40 GiB'")
+    return int(float(match.group(1)) * _UNITS[match.group(2).upper()])
+
+
+_KERNEL = re.compile(r"(?:\bKERNEL|__kernel|__global__|\bkernel)\s+(?:void\s+)?(\w+)\s*\(|\.entry\s+(\w+)")
+
+
+def _name_in(source: Union[str, Mapping[str, str]]) -> str:
+    texts = [source] if isinstance(source, str) else list(source.values())
+    found = sorted({str(one or other) for text in texts for one, other in _KERNEL.findall(text)})
+    if len(found) != 1:
+        raise ValueError(f"the source has {len(found)} kernels that we can see ({', '.join(found)}); give name=")
+    return found[0]
+
+
+def _packed(argument: Any) -> Dict[str, Any]:
+    """An argument of a kernel, as it goes to the process that runs it."""
+    if isinstance(argument, (bytes, bytearray, memoryview)):
+        argument = array.array("B", bytes(argument))
+    elif isinstance(argument, list):
+        argument = array.array("f" if any(isinstance(one, float) for one in argument) else "i", argument)
+    if isinstance(argument, array.array):
+        data = base64.b64encode(argument.tobytes()).decode()
+        return {"array": argument.typecode, "data": data, "length": len(argument)}
+    if isinstance(argument, ctypes._SimpleCData):
+        code = getattr(argument, "_type_", "")
+        return {"number": str(code), "value": argument.value}
+    if isinstance(argument, tuple) and len(argument) == 2:
+        return {"number": argument[0], "value": argument[1]}
+    if isinstance(argument, bool) or not isinstance(argument, (int, float)):
+        raise TypeError(f"{argument!r} is no argument of a kernel; an array or a number is wanted")
+    return {"number": "i" if isinstance(argument, int) else "f", "value": argument}
+
+
+def _unpacked(one: Dict[str, Any], data: str) -> Any:
+    found = array.array(one["array"])
+    found.frombytes(base64.b64decode(data))
+    return found

@@ -450,10 +450,14 @@ def _import_name(module: str, qualname: str) -> Any:
 
 
 def _c_new(cls: type) -> Callable[..., Any]:
-    """Return the ``__new__`` of the nearest class written in C: it makes any class below it, without arguments."""
-    return next(
-        new for new in (vars(each).get("__new__") for each in cls.__mro__) if isinstance(new, BuiltinFunctionType)
-    )
+    """Return the ``__new__`` of the class written in C that decides how instances lie in memory.
+
+    It makes any class below it, without arguments.  Of several such bases the nearest one need not be it, and refuses.
+    """
+    each: Any = cls
+    while not isinstance(vars(each).get("__new__"), BuiltinFunctionType):
+        each = each.__base__
+    return cast(Callable[..., Any], vars(each)["__new__"])
 
 
 def _member(cls: type, name: str) -> Any:

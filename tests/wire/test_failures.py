@@ -59,6 +59,10 @@ class Odd(Exception):
         Odd.inits += 1
 
 
+class TwoBuiltins(RuntimeError, TimeoutError):
+    """Only the second base can make it: that one has fields of its own in C."""
+
+
 class Slotted(OSError):
     __slots__ = ("__secret", "lane")
 
@@ -191,6 +195,13 @@ COMMON = [
 
 
 @pytest.mark.parametrize(("exc", "names"), COMMON)
+def test_a_class_with_two_builtin_bases_keeps_its_type():
+    back = cross(raised(throw, TwoBuiltins("too late")))
+
+    assert type(back) is TwoBuiltins
+    assert back.args == ("too late",)
+
+
 def test_type_arguments_and_attributes_are_those_of_the_original(exc, names):
     got = cross(exc)
     assert type(got) is type(exc)

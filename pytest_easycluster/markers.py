@@ -68,6 +68,7 @@ class Wishes:
         locks: Names of locks of the whole lab, in order, each once.
         devices: How many devices of which kind the test needs of each of its hosts.
         timeouts: Limits in seconds, by the words of ``timeouts:``.
+        emulated: Whether the test accepts a processor in the place of a GPU, None if it does not say.
         faults: What is wrong with the markers.
     """
 
@@ -78,6 +79,7 @@ class Wishes:
     locks: list[str] = field(default_factory=list)
     devices: dict[str, int] = field(default_factory=dict)
     timeouts: dict[str, float] = field(default_factory=dict)
+    emulated: bool | None = None
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -191,6 +193,15 @@ def _devices(reading: _Reading) -> None:
             reading.fault(f"{kind} is {count!r}; a number of 1 or more is wanted", kind)
 
 
+def _emulated(reading: _Reading) -> None:
+    reading.only(())
+    args = reading.mark.args
+    if len(args) > 1 or not all(isinstance(one, bool) for one in args):
+        reading.fault("write ec_emulated, or ec_emulated(False) for a test that needs the real thing", 0)
+    else:
+        reading.wishes.emulated = args[0] if args else True
+
+
 def _timeouts(reading: _Reading) -> None:
     if reading.mark.args or not reading.mark.kwargs:
         reading.fault("say what is limited, as in ec_timeout(test='1h', call='5m')")
@@ -218,6 +229,7 @@ _READERS: dict[str, Callable[[_Reading], None]] = {
     "ec_shared": _flag,
     "ec_destructive": _flag,
     "ec_devices": _devices,
+    "ec_emulated": _emulated,
     "ec_lock": _locks,
     "ec_timeout": _timeouts,
 }

@@ -35,6 +35,7 @@ MARKERS = (
         "ec_devices(gpu=1, ...): the test has so many devices of each of its hosts to itself, any that are free; it "
         "shares the hosts, and ec.devices(host) says which devices these are."
     ),
+    "ec_emulated: the test accepts a processor in the place of a GPU; ec_emulated(False): it does not.",
     "ec_lock(*names): hold locks of the whole lab by these names during the test, such as ec_lock('fabric-A').",
     (
         "ec_timeout(test=None, call=None, silence=None, transfer=None, teardown=None, reboot=None): limits for this "

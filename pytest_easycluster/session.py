@@ -14,6 +14,7 @@ from pytest_easycluster import leasing, pool, quarantine, secrets
 from pytest_easycluster.access import LAB
 from pytest_easycluster.again import Again
 from pytest_easycluster.giving import make_fixtures
+from pytest_easycluster.gpus import GpuTests
 from pytest_easycluster.guards import register
 from pytest_easycluster.report import LiveOutput, add_sections, header
 from pytest_easycluster.unsupported import Skipper
@@ -52,6 +53,8 @@ def start(config: pytest.Config) -> None:
     quarantine.register(config, lab)
     secrets.register(config, lab)
     config.pluginmanager.register(Again(config, lab), "easycluster-again")
+    config.pluginmanager.register(GpuTests(lab), "easycluster-gpus")
+    # Last: a fault of the hardware may be what cannot be done.
     config.pluginmanager.register(Skipper(), "easycluster-unsupported")
     if config.getoption("ec_plan"):
         from pytest_easycluster.plan import Plan

@@ -72,8 +72,9 @@ class HostConnection:
         self.at_release: list[Callable[[], None]] = []
         # The storage target of the lab file, if somebody has asked for it.
         self.san: Any = None
-        # Its GPUs, likewise.
+        # Its GPUs, likewise, and whether the test accepts a processor in their place, None if it does not say.
         self.gpu: Any = None
+        self.accepts_emulated: bool | None = None
         # Asked whether somebody else has had the host rebooted.
         self.was_asked: Callable[[Any, str], bool] = lambda client, boot: False
         # How often somebody wanted the client, to tell whether a test has touched the host.

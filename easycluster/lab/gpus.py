@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from easycluster.lab.host import Host
+    from easycluster.lab.lab import Lab
 
-__all__ = ["gpu_names", "gpus_of"]
+__all__ = ["accept_emulated", "gpu_names", "gpus_of"]
 
 # Processes that run kernels are killed, so that takes a moment.
 _CLOSE_TIME: Final = 30.0
@@ -27,7 +28,7 @@ def gpu_names() -> frozenset[str]:
     """What the GPUs of a host can be asked for, and ``gpu_node`` too."""
     names = {name for name in vars(Gpus) if not name.startswith("_")}
     # It ends with the lease, and the rest is between us and reports.
-    return frozenset(names - {"close", "begin_watch", "end_watch", "take_series"})
+    return frozenset(names - {"close", "begin_watch", "end_watch", "is_watched", "take_series"})
 
 
 def gpus_of(host: Host) -> Gpus:
@@ -39,11 +40,24 @@ def gpus_of(host: Host) -> Gpus:
             _station(host),
             host.name,
             backend=settings.get("backend", ""),
-            accepts_emulated=settings.get("emulated", False),
             locker=partial(_lock, host),
         )
     gpus: Gpus = connection.gpu
+    gpus.accepts_emulated = _accepts(host)
     return gpus
+
+
+def accept_emulated(lab: Lab, accepted: bool | None) -> None:
+    """Say whether processors may stand in for GPUs from here on; None leaves it to the lab file."""
+    for host in lab._every.values():
+        host._connection.accepts_emulated = accepted
+        if host._connection.gpu is not None:
+            host._connection.gpu.accepts_emulated = _accepts(host)
+
+
+def _accepts(host: Host) -> bool:
+    said = host._connection.accepts_emulated
+    return bool(host._entry.settings.get("gpu", {}).get("emulated", False)) if said is None else said
 
 
 def _station(host: Host) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 ::
 
-    gpus, series           what a test uses, on the near side
+    gpus, lease, series    what a test uses, on the near side; arguments: of kernels
     model, errors          values and failures, the same on both sides
     station                the far side: picks a backend, pins, samples, watches
     backends               which there are

@@ -73,13 +73,15 @@ class AmdBackend:
         values = amdjson.amd_values(self._ask_amd("metric", "--ecc"))
         return {self._uuid(index): amdjson.counted(one) for index, one in values.items()}
 
-    def is_fault(self, line: str) -> bool:
+    def is_fault(self, line: str, devices: Sequence[str]) -> bool:
         """See Backend."""
         if not _FAULT.search(line):
             return False
         place = _PLACE.search(line)
-        places = {device.bus for device in self._known.values()}
-        return place is None or not places or place.group(1) in places
+        if place is None or not self._known:
+            return True
+        there = [device.uuid for device in self._known.values() if device.bus == place.group(1)]
+        return bool(there) and (not devices or there[0] in devices)
 
     def sampler(self, devices: Sequence[str], interval: float) -> Sampler:
         """See Backend."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import array
-import base64
 import contextlib
-import ctypes
-import re
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
+from easycluster.devices.gpu.arguments import name_in, packed, unpacked
 from easycluster.devices.gpu.errors import GpuBusy, GpuError, GpuFault
+from easycluster.devices.gpu.lease import GpuLease, lacking, size_of, wanted
 from easycluster.devices.gpu.model import Bandwidth, Burn, Device, Health, KernelRun, Process
 from easycluster.devices.gpu.series import Series
 from easycluster.errors import SessionError, Unsupported
@@ -28,45 +26,6 @@ Locker = Callable[[Sequence[str], int, str, Optional[float]], Tuple[List[str], C
 
 # Seconds that an operation may take beyond what it was told to: a driver wakes up, a compiler runs.
 _SLACK = 120.0
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
-
-
-class GpuLease:
-    """Devices that nobody else has: until :meth:`release`, the end of ``with``, or of the process that has them.
-
-    Attributes:
-        devices: Which.
-        variables: What keeps programs that start on the host to them, such as ``CUDA_VISIBLE_DEVICES``.
-    """
-
-    def __init__(self, gpus: Gpus, devices: List[Device], let_go: Callable[[], object]) -> None:
-        self._gpus = gpus
-        self._let_go: Optional[Callable[[], object]] = let_go
-        self.devices = devices
-        self.variables: Dict[str, str] = {}
-
-    def __enter__(self) -> GpuLease:  # noqa: PYI034  # Self is too new for the far side
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        return f"<GpuLease of {', '.join(map(str, self.devices)) or 'nothing'}>"
-
-    @property
-    def uuids(self) -> List[str]:
-        """What the devices are known by."""
-        return [device.uuid for device in self.devices]
-
-    def release(self) -> None:
-        """Give them back; a second call does nothing."""
-        let_go, self._let_go = self._let_go, None
-        if let_go is not None:
-            try:
-                self._gpus._forget(self)
-            finally:
-                let_go()
 
 
 class Gpus:
@@ -167,20 +126,20 @@ class Gpus:
         """
         if self._locker is None:
             raise Unsupported("lease", "the locks of devices are a lab's: lease them through one of its hosts")
-        least = _size(memory)
+        least = size_of(memory)
         every = self.devices
         fitting = [one for one in every if one.memory >= least and name.lower() in one.name.lower()]
         ours = {uuid for lease in self._leases for uuid in lease.uuids}
         left = [device for device in fitting if device.uuid not in ours]
         if len(left) < count:
-            raise GpuError(f"{_wanted(count, least, name)}, and {_lacking(every, fitting, ours)}")
+            raise GpuError(f"{wanted(count, least, name)}, and {lacking(every, fitting, ours)}")
         processes = self.processes
         used = {process.device for process in processes}
         free = [device for device in left if device.uuid not in used and device.part_of not in used]
         if len(free) < count:
             there = [one for one in processes if any(one.device in (gpu.uuid, gpu.part_of) for gpu in left)]
             said = "; ".join(f"{one.device} has {one}" for one in there)
-            raise GpuBusy(f"{_wanted(count, least, name)}, and {len(free)} of {len(left)} is free: {said}", there)
+            raise GpuBusy(f"{wanted(count, least, name)}, and {len(free)} of {len(left)} is free: {said}", there)
         uuids, let_go = self._locker([device.uuid for device in free], count, label, wait)
         lease = GpuLease(self, [device for device in free if device.uuid in uuids], let_go)
         self._leases.append(lease)
@@ -220,41 +179,53 @@ class Gpus:
             raise ValueError(f"interval is {interval!r}; seconds are wanted, such as 0.1")
         series = Series(self.host, interval)
         number = self._do("sample_start", interval, self._uuids(devices))
-        self._recorded.append(series)
         try:
             yield series
         except BaseException:
             with contextlib.suppress(SessionError, GpuError):
                 series.fill(*self._do("sample_stop", number))
+                self._recorded.append(series)
             raise
         series.fill(*self._do("sample_stop", number))
+        self._recorded.append(series)
 
     def take_series(self) -> List[Series]:
         """What was sampled since the last time this was asked for, for a report."""
         taken, self._recorded = self._recorded, []
         return taken
 
-    def health(self, since: str = "") -> Health:
+    def health(self, since: str = "", devices: Union[Which, Sequence[Which], None] = ()) -> Health:
         """The state of the hardware.
 
         Args:
             since: The ``cursor`` of an earlier one: faults in the kernel's log from there on are listed.
+            devices: Of which; by default all.
         """
-        found: Health = self._do("health", since)
+        found: Health = self._do("health", since, self._uuids(devices) if devices else [])
         return found
 
     def begin_watch(self) -> None:
         """Count faults from here on."""
         opened = self._open()
-        self._before = None if opened.emulated else self._do("health", "")
+        self._before = None if opened.emulated else self.health()
 
-    def end_watch(self) -> List[str]:
-        """Faults since :meth:`begin_watch`, or since the last time this was asked for; a line each."""
+    @property
+    def is_watched(self) -> bool:
+        """Whether faults are counted."""
+        return self._before is not None
+
+    def end_watch(self, devices: Sequence[str] = ()) -> List[str]:
+        """Faults since :meth:`begin_watch`, or since the last time this was asked for; a line each.
+
+        Args:
+            devices: Of which, by uuid; of all if there are none, or none of them is a device of the host.
+        """
         before = self._before
         if before is None:
             return []
-        self._before = now = self._do("health", before.cursor)
-        return list(now.faults_since(before))
+        mine = [uuid for uuid in devices if uuid in before.counters]
+        self._before = now = self.health(before.cursor, mine)
+        return list(now.faults_since(before, mine))
 
     @contextlib.contextmanager
     def expect_faults(self) -> Iterator[List[str]]:
@@ -355,8 +326,8 @@ class Gpus:
             GpuError: If it fails.
             Unsupported: If nothing there builds it.
         """
-        packed = [_packed(one) for one in arguments]
-        arrays = [one for one in packed if "array" in one]
+        passed = [packed(one) for one in arguments]
+        arrays = [one for one in passed if "array" in one]
         if size is None:
             if not arrays:
                 raise ValueError("without an array a kernel needs size=, the number of its items")
@@ -365,9 +336,9 @@ class Gpus:
         groups = [] if group is None else [group] if isinstance(group, int) else list(group)
         text = source if isinstance(source, str) else dict(source)
         uuid = self._uuids(device)[0]
-        job = [text, name or _name_in(source), packed, sizes, groups, list(options)]
+        job = [text, name or name_in(source), passed, sizes, groups, list(options)]
         said = self._compute("run_kernel", [uuid], 0.0, {"uuid": uuid, "arguments": job}, timeout)
-        results = [_unpacked(one, data) for one, data in zip(arrays, said["arrays"])]
+        results = [unpacked(one, data) for one, data in zip(arrays, said["arrays"])]
         return KernelRun(tuple(results), said["seconds"], said["log"], uuid)
 
     def reset(self, device: Optional[Which] = None) -> None:
@@ -400,11 +371,12 @@ class Gpus:
             self._opened, _ = self._station(self._wanted, "open")
             if not self._opened.emulated and self._before is None:
                 # Whoever looks at faults wants those from here on.
-                self._before = self._station(f"={self._opened.backend}", "health", "")[1]
+                self._before = self._station(f"={self._opened.backend}", "health", "", [])[1]
         opened = self._opened
         if opened.emulated and not self.accepts_emulated:
             passed = f" ({'; '.join(opened.passed)})" if opened.passed else ""
-            raise Unsupported("gpu", f"{self.host or 'this machine'} has an emulated device only{passed}")
+            advice = "a lab file accepts it with  gpu: {emulated: true}, a test with ec_emulated"
+            raise Unsupported("gpu", f"{self.host or 'this machine'} has an emulated device only{passed}; {advice}")
         return opened
 
     def _do(self, operation: str, *arguments: Any) -> Any:
@@ -463,61 +435,3 @@ def station_of(client: Callable[[], Any]) -> Callable[..., Tuple[Opened, Any]]:
         return now.call(f"{STATION}.do", backend, operation, *arguments)
 
     return do
-
-
-def _wanted(count: int, least: int, name: str) -> str:
-    memory = f" with {least / 2**30:.3g} GiB" if least else ""
-    return f"{count} device{'s' if count > 1 else ''}{f' called {name!r}' if name else ''}{memory} wanted"
-
-
-def _lacking(every: Sequence[Device], fitting: Sequence[Device], ours: set[str]) -> str:
-    if not every:
-        return "the host has none"
-    text = f"of {len(every)} {'fits' if len(fitting) == 1 else 'fit'} {len(fitting)}: {', '.join(map(str, every))}"
-    mine = [device.uuid for device in fitting if device.uuid in ours]
-    return f"{text}; leased here already: {', '.join(mine)}" if mine else text
-
-
-def _size(text: Union[int, str]) -> int:
-    if isinstance(text, int):
-        return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match.group(2).upper() not in _UNITS:
-        raise ValueError(f"memory is {text!r}; bytes are wanted, or a text such as '40 GiB'")
-    return int(float(match.group(1)) * _UNITS[match.group(2).upper()])
-
-
-_KERNEL = re.compile(r"(?:\bKERNEL|__kernel|__global__|\bkernel)\s+(?:void\s+)?(\w+)\s*\(|\.entry\s+(\w+)")
-
-
-def _name_in(source: Union[str, Mapping[str, str]]) -> str:
-    texts = [source] if isinstance(source, str) else list(source.values())
-    found = sorted({str(one or other) for text in texts for one, other in _KERNEL.findall(text)})
-    if len(found) != 1:
-        raise ValueError(f"the source has {len(found)} kernels that we can see ({', '.join(found)}); give name=")
-    return found[0]
-
-
-def _packed(argument: Any) -> Dict[str, Any]:
-    """An argument of a kernel, as it goes to the process that runs it."""
-    if isinstance(argument, (bytes, bytearray, memoryview)):
-        argument = array.array("B", bytes(argument))
-    elif isinstance(argument, list):
-        argument = array.array("f" if any(isinstance(one, float) for one in argument) else "i", argument)
-    if isinstance(argument, array.array):
-        data = base64.b64encode(argument.tobytes()).decode()
-        return {"array": argument.typecode, "data": data, "length": len(argument)}
-    if isinstance(argument, ctypes._SimpleCData):
-        code = getattr(argument, "_type_", "")
-        return {"number": str(code), "value": argument.value}
-    if isinstance(argument, tuple) and len(argument) == 2:
-        return {"number": argument[0], "value": argument[1]}
-    if isinstance(argument, bool) or not isinstance(argument, (int, float)):
-        raise TypeError(f"{argument!r} is no argument of a kernel; an array or a number is wanted")
-    return {"number": "i" if isinstance(argument, int) else "f", "value": argument}
-
-
-def _unpacked(one: Dict[str, Any], data: str) -> Any:
-    found = array.array(one["array"])
-    found.frombytes(base64.b64decode(data))
-    return found

@@ -125,10 +125,17 @@ class Health(NamedTuple):
             if counters.get(name)
         ]
 
-    def faults_since(self, before: Health) -> List[str]:
-        """What has gone wrong since an earlier moment; corrected errors are none, a vanished device is one."""
+    def faults_since(self, before: Health, devices: Sequence[str] = ()) -> List[str]:
+        """What has gone wrong since an earlier moment; corrected errors are none, a vanished device is one.
+
+        Args:
+            before: The state then.
+            devices: Whose counters count, by uuid; all if there are none.
+        """
         faults = list(self.log)
         for uuid, counters in before.counters.items():
+            if devices and uuid not in devices:
+                continue
             now = self.counters.get(uuid)
             if now is None:
                 faults.append(f"{uuid}: is not there any more")
@@ -238,8 +245,8 @@ class Backend(Protocol):
     def counters(self) -> Dict[str, Dict[str, int]]:
         """See :class:`Health`."""
 
-    def is_fault(self, line: str) -> bool:
-        """Whether a line of the kernel's log tells of a fault of these devices."""
+    def is_fault(self, line: str, devices: Sequence[str]) -> bool:
+        """Whether a line of the kernel's log tells of a fault of some devices, by uuid; of any if there are none."""
 
     def sampler(self, devices: Sequence[str], interval: float) -> Sampler:
         """Begin to sample devices, by uuid."""

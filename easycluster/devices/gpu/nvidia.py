@@ -66,13 +66,14 @@ class NvidiaBackend:
         self._program = program
         self._library = nvml.load()
         self.paced = self._library is None
-        # Where on the bus our devices were when they were last seen: one that is lost makes the tool fail.
-        self._places: Set[str] = set()
+        # What was where on the bus when it was last seen: one that is lost makes the tool fail.
+        self._places: Dict[str, Set[str]] = {}
 
     def devices(self) -> List[Device]:
         """See Backend; of a device that is divided (MIG), its parts."""
         rows = smi.query(self._program, smi.DEVICE_FIELDS)
-        self._places.update(_short(row["pci.bus_id"] or "") for row in rows)
+        for row in rows:
+            self._places.setdefault(_short(row["pci.bus_id"] or ""), set()).add(row["uuid"] or "")
         divided = {row["uuid"] for row in rows if (row["mig.mode.current"] or "").lower() == "enabled"}
         parts = smi.parse_parts(run_tool([self._program, "-L"]).out) if divided else []
         found: List[Device] = []
@@ -88,6 +89,8 @@ class NvidiaBackend:
                 ]
             else:
                 found.append(device)
+        for device in found:
+            self._places.setdefault(_short(device.bus), set()).add(device.uuid)
         return [device._replace(index=index) for index, device in enumerate(found)]
 
     def processes(self) -> List[Process]:
@@ -119,14 +122,15 @@ class NvidiaBackend:
             found.setdefault(row["gpu_uuid"] or "?", {}).update(_counted(row, _ROWS))
         return found
 
-    def is_fault(self, line: str) -> bool:
-        """See Backend: Xid lines of our devices, and those that name none."""
+    def is_fault(self, line: str, devices: Sequence[str]) -> bool:
+        """See Backend: Xid lines of these devices, and those that name none."""
         if not _FAULT.search(line):
             return False
         match = _PCI.search(line)
         if match is None:
             return True
-        return not self._places or _short(match.group(1) or match.group(2)) in self._places
+        there = self._places.get(_short(match.group(1) or match.group(2)))
+        return not self._places or (there is not None and (not devices or not there.isdisjoint(devices)))
 
     def sampler(self, devices: Sequence[str], interval: float) -> Sampler:
         """See Backend."""

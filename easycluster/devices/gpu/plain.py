@@ -49,7 +49,7 @@ class PlainBackend:
         """See Backend.  Nobody counts."""
         return {device.uuid: {} for device in self._devices or self.devices()}
 
-    def is_fault(self, line: str) -> bool:
+    def is_fault(self, line: str, devices: Sequence[str]) -> bool:
         """See Backend.  Faults of other devices are not ours."""
         return False
 

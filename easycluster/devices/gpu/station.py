@@ -130,8 +130,8 @@ class Station:
         ours = _our_processes()
         return [process for process in self._now().processes() if process.pid not in ours]
 
-    def health(self, since: str = "") -> Health:
-        """Counters, and faults in the kernel's log since a cursor; without one there are none."""
+    def health(self, since: str, uuids: Sequence[str]) -> Health:
+        """Counters, and faults of some devices, or of all, in the kernel's log since a cursor; without one none."""
         from easycluster.devices.gpu.kernel_log import cursor_now, news_since
 
         backend = self._now()
@@ -140,7 +140,7 @@ class Station:
             cursor = cursor_now()
             unread = cursor[5:] if cursor.startswith("none:") else ""
             return Health(counters, (), cursor, cursor, unread)
-        news = news_since(since, backend.is_fault)
+        news = news_since(since, lambda line: backend.is_fault(line, uuids))
         return Health(counters, tuple(news.lines), since, news.cursor, news.unread)
 
     # Pinning -----------------------------------------------------------------------------------------

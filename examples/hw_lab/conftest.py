@@ -1,4 +1,4 @@
-"""Starts the far-side hosts of the example before ``lab.yaml`` is read; a suite with a real lab needs no such file."""
+"""Starts the hosts of the example before the lab file is read; a suite with a real lab needs no such file."""
 
 from __future__ import annotations
 
@@ -27,28 +27,37 @@ def load_far_hosts() -> ModuleType:
     return module
 
 
+def wanted_hosts(config: pytest.Config, far_hosts: ModuleType) -> tuple[str, ...]:
+    """What the lab file needs: a box of eight hosts, or what this machine has without root."""
+    if any(Path(str(name)).name == "full.yaml" for name in config.getoption("ec_inventory")):
+        return ("box",)
+    if far_hosts.find_sshd() is not None:
+        return ("tcp", "machine", "ssh")
+    if os.environ.get("CI") == "true":
+        raise pytest.UsageError("no sshd found: install openssh-server (with CI=true it is not optional)")
+    return ("tcp", "machine")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Start the hosts and name them in the environment, where ``${HW_LAB_...}`` of the lab file finds them."""
-    if "HW_LAB_TCP_PORT" in os.environ or config.getoption("help", False) or not config.getoption("ec_inventory", None):
+    if "HW_LAB_DISK" in os.environ or config.getoption("help", False) or not config.getoption("ec_inventory", None):
         return  # a worker of pytest-xdist uses the hosts of its controller
     far_hosts = load_far_hosts()
-    has_sshd = far_hosts.find_sshd() is not None
-    if not has_sshd and os.environ.get("CI") == "true":
-        raise pytest.UsageError("no sshd found: install openssh-server (with CI=true it is not optional)")
-    hosts = far_hosts.FarHosts("tcp", "ssh") if has_sshd else far_hosts.FarHosts("tcp")
+    hosts = far_hosts.FarHosts(*wanted_hosts(config, far_hosts))
     try:
         hosts.start()
     except RuntimeError as exc:
         raise pytest.UsageError(str(exc)) from None
     config.add_cleanup(hosts.stop)
-    environment = {
-        "HW_LAB_TCP_PORT": hosts.settings["tcp_port"],
-        "HW_LAB_KEY_FILE": hosts.settings["key_file"],
-        "HW_LAB_SSH": "true" if has_sshd else "false",
-        "HW_LAB_SSH_CONFIG": hosts.settings.get("ssh_config", ""),
-    }
+    found = {f"HW_LAB_{name.upper()}": value for name, value in hosts.settings.items()}
+    found["HW_LAB_SSH"] = "true" if "ssh_config" in hosts.settings else "false"
+    if "box" in hosts.settings:
+        found["HW_LAB_PYTHON"] = sys.executable
+    else:
+        # These hosts are this run's alone, so it need not wait for others.
+        found["EC_LOCK_DIRECTORY"] = hosts.settings["locks"]
     patch = pytest.MonkeyPatch()
     config.add_cleanup(patch.undo)
-    for name, value in environment.items():
+    for name, value in found.items():
         patch.setenv(name, value)

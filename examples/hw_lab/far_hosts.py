@@ -1,13 +1,16 @@
-"""Far-side hosts for the example, all on this machine: a private sshd and an EasyCluster TCP server on loopback.
+"""Far-side hosts for the example, all on this machine: a private sshd, an EasyCluster TCP server on loopback, ...
 
-Run as a program it starts what it is asked for (``ssh``, ``tcp`` or both), prints one JSON line that says where
-things are, and waits until its standard input ends: then it stops everything and removes its directory.  Whoever
-started it need not do more than die.  Nothing outside one temporary directory is read or written::
+Run as a program it starts what it is asked for (``ssh``, ``tcp``, ``machine``, ``box``), prints one JSON line that
+says where things are, and waits until its standard input ends: then it stops everything and removes its directory.
+Whoever started it need not do more than die.  Nothing outside one temporary directory is read or written::
 
     DIR/host_key, id, id.pub      a fresh key for the sshd and one for its only user, you
     DIR/sshd_config, ssh_config   `ssh -F DIR/ssh_config lab true` logs in
     DIR/bin/python3, home/        a far side finds this Python, no login files, nothing installed
-    DIR/lab.key                   a fresh HMAC key for the TCP server
+    DIR/lab.key                   a fresh HMAC key for the TCP servers
+    DIR/machine/                  log and boot id of the machine that can be rebooted
+    DIR/disk/                     where hosts keep what has to survive a reboot
+    DIR/locks/                    who has which host: these hosts are nobody else's
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,19 +143,118 @@ def private_sshd(folder: Path) -> Iterator[dict[str, str]]:
         yield {"ssh_config": str(folder / "ssh_config"), "ssh_host": "lab"}
 
 
+def serve_command(folder: Path, port: int) -> list[str]:
+    """The command of a TCP server on loopback, with a key that is made by the first who asks."""
+    key_file = folder / "lab.key"
+    command = [sys.executable, "-m", "easycluster"]
+    if not key_file.exists():
+        made = subprocess.run(
+            [*command, "--generate", str(key_file)], stdin=subprocess.DEVNULL, capture_output=True, cwd=ROOT
+        )
+        if made.returncode != 0:
+            raise RuntimeError(f"no key could be made:\n{made.stderr.decode(errors='replace')}")
+    return [*command, "--serve", "--keyfile", str(key_file), "--port", str(port), "--bind", "127.0.0.1"]
+
+
 @contextlib.contextmanager
 def tcp_server(folder: Path) -> Iterator[dict[str, str]]:
-    """Run ``easycluster --serve`` on loopback with a fresh key; gives ``tcp_port`` and ``key_file``."""
-    key_file, port = folder / "lab.key", free_port()
-    command = [sys.executable, "-m", "easycluster"]
-    made = subprocess.run(
-        [*command, "--generate", str(key_file)], stdin=subprocess.DEVNULL, capture_output=True, cwd=ROOT
-    )
-    if made.returncode != 0:
-        raise RuntimeError(f"no key could be made:\n{made.stderr.decode(errors='replace')}")
-    serve = [*command, "--serve", "--keyfile", str(key_file), "--port", str(port), "--bind", "127.0.0.1"]
-    with started(serve, port, folder / "server.log"):
-        yield {"tcp_port": str(port), "key_file": str(key_file)}
+    """Run ``easycluster --serve`` on loopback; gives ``tcp_port`` and ``key_file``."""
+    port = free_port()
+    with started(serve_command(folder, port), port, folder / "server.log"):
+        yield {"tcp_port": str(port), "key_file": str(folder / "lab.key")}
+
+
+UNSHARE = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+# Process 1 of its namespace: it runs the server, and on SIGTERM it ends, and with it every process of the machine.
+# Its boot id is a file of ours, laid over the kernel's: proc(5).
+MACHINE = """
+mount --bind "$1" /proc/sys/kernel/random/boot_id || exit 3
+shift
+trap exit TERM
+"$@" &
+wait $!
+"""
+
+
+class Machine(threading.Thread):
+    """A TCP server with processes and a boot id of its own, in user, process and mount namespaces: no root needed.
+
+    ``kill -TERM 1`` over there is a reboot: everything that runs on it is killed, and it comes back with another
+    boot id.
+    """
+
+    def __init__(self, folder: Path, port: int) -> None:
+        super().__init__(daemon=True)
+        self._boot_id, self._log = folder / "boot_id", folder / "log"
+        serve = serve_command(folder.parent, port)
+        self._command = [*UNSHARE, "sh", "-c", MACHINE, "machine", str(self._boot_id), *serve]
+        self._stopping = threading.Event()
+        self.boot()
+
+    def boot(self) -> None:
+        """Start it, with a new boot id."""
+        self._boot_id.write_text(f"{uuid.uuid4()}\n")
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
+
+    def run(self) -> None:
+        """Start it again whenever it has ended."""
+        while self.process.wait() is not None and not self._stopping.wait(0.1):
+            self.boot()
+
+    def stop(self) -> None:
+        """End it for good."""
+        self._stopping.set()
+        while self.is_alive():
+            self.process.kill()
+            self.join(0.1)
+
+
+def can_make_machines() -> bool:
+    """Whether this user may make namespaces, and a boot id may be laid over the kernel's in them."""
+    try:
+        tried = subprocess.run(
+            [*UNSHARE, "sh", "-c", "mount --bind /dev/null /proc/sys/kernel/random/boot_id"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=START_TIMEOUT,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return tried.returncode == 0
+
+
+@contextlib.contextmanager
+def private_machine(folder: Path) -> Iterator[dict[str, str]]:
+    """Run a machine that can be rebooted, where the system lets us; gives ``machine``, a connection spec."""
+    if not can_make_machines():
+        yield {}
+        return
+    port = free_port()
+    (folder / "machine").mkdir()
+    machine = Machine(folder / "machine", port)
+    machine.start()
+    try:
+        wait_for_port(port, machine.process, folder / "machine" / "log")
+        yield {"machine": f"127.0.0.1:{port}:kf={folder / 'lab.key'}"}
+    finally:
+        machine.stop()
+
+
+@contextlib.contextmanager
+def box(folder: Path) -> Iterator[dict[str, str]]:
+    """Run a box of eight hosts, which takes root; gives ``box``, the lab file that it makes."""
+    from easycluster.labbox import LabBox, LabBoxError
+
+    try:
+        with LabBox(["gpu[01:04]", "san[01:02]", "video01", "bench01"], share=[ROOT, sys.prefix]) as running:
+            yield {"box": str(running.inventory)}
+    except LabBoxError as exc:
+        raise RuntimeError(str(exc)) from exc
+
+
+KINDS = {"ssh": private_sshd, "tcp": tcp_server, "machine": private_machine, "box": box}
 
 
 def main(wanted: list[str]) -> None:
@@ -160,9 +264,10 @@ def main(wanted: list[str]) -> None:
         signal.signal(number, lambda *_: sys.exit(1))
     with contextlib.ExitStack() as hosts:
         folder = Path(hosts.enter_context(tempfile.TemporaryDirectory(prefix="hw-lab-")))
-        settings: dict[str, str] = {}
+        (folder / "disk").mkdir()
+        settings = {"disk": str(folder / "disk"), "locks": str(folder / "locks")}
         for name in wanted:
-            settings |= hosts.enter_context({"ssh": private_sshd, "tcp": tcp_server}[name](folder))
+            settings |= hosts.enter_context(KINDS[name](folder))
         print(json.dumps(settings), flush=True)
         sys.stdin.read()
 

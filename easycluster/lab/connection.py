@@ -56,6 +56,8 @@ class HostConnection:
         self.may_reboot = False
         # What this process did when it switched the host off, "" if it did not.
         self.switched_off = ""
+        # The driver that did it.
+        self.switched_by: Any = None
         # Kernel logs of reboots that nobody had asked for; taken by take_reboots().
         self._reboots: list[str] = []
         # How many expect_loss() blocks are open.
@@ -75,6 +77,9 @@ class HostConnection:
         # Its GPUs, likewise, and whether the test accepts a processor in their place, None if it does not say.
         self.gpu: Any = None
         self.accepts_emulated: bool | None = None
+        # Its console, if somebody has opened it.
+        self.console: Any = None
+        self.console_lock = threading.Lock()
         # Asked whether somebody else has had the host rebooted.
         self.was_asked: Callable[[Any, str], bool] = lambda client, boot: False
         # How often somebody wanted the client, to tell whether a test has touched the host.
@@ -324,6 +329,18 @@ class HostConnection:
         if self._live is not None:
             self._live(self._entry.name, stream, text)
 
+    def note(self, stream: str, text: str) -> None:
+        """Take something that was not written by our far side, such as its console, into the output."""
+        if text:
+            self._output.append((stream, text))
+            if self._live is not None:
+                self._live(self._entry.name, stream, text)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there may be something for :meth:`take_output`."""
+        return self.is_open or bool(self._output)
+
     def take_output(self, timeout: float = 1.0) -> dict[str, str]:
         """What the far side wrote since the last time, by stream (``"stdout"``, ``"stderr"``).
 
@@ -344,6 +361,9 @@ class HostConnection:
         if self.is_open:
             self.end_devices()
         self._closed.set()
+        console, self.console = self.console, None
+        if console is not None:
+            console.close()
         client, self._client = self._client, None
         if client is not None:
             client.close()

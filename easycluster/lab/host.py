@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from easycluster.devices.gpu import Gpus
     from easycluster.lab.boots import Boot
     from easycluster.lab.connection import HostConnection
+    from easycluster.lab.console import Console
+    from easycluster.lab.faults import Link
     from easycluster.lab.inventory import HostEntry
     from easycluster.lab.lab import Lab
     from easycluster.lab.power import Action
@@ -218,14 +220,20 @@ class Host:
         return reboot(self, self._lab.leases, timeout=timeout, command=command, down_timeout=down)
 
     @property
-    def console(self) -> NoReturn:
-        """The host's console.  Not there yet."""
-        self._not_yet("console")
+    def console(self) -> Console:
+        """The host's console as ``console:`` of the lab file has it, opened when it is first used.
+
+        Raises:
+            Unsupported: If the lab file has none for the host; a test is skipped then.
+        """
+        from easycluster.lab.consoles import console_of
+
+        return console_of(self._lab, self)
 
     @property
-    def link(self) -> NoReturn:
-        """The state of the connection.  Not there yet."""
-        self._not_yet("link")
+    def link(self) -> Link:
+        """The host's link, to be broken: ``with host.link.down():``, ``delay``, ``loss``, ``rate``."""
+        return self._lab.link(self)
 
     def undo(self, what: Any, /, *args: Any, timeout: float = 30.0, boot: str = "keep", **kwargs: Any) -> None:
         """Have something done on the host when its lease ends, whoever dies; call it before the change.

@@ -13,6 +13,7 @@ from easycluster.lab.approach import Approach
 from easycluster.lab.choose import LabRequestError, Need, NoHostFits, choose, make_need, reason_against
 from easycluster.lab.connection import HostConnection
 from easycluster.lab.dial import dial
+from easycluster.lab.faults import Faulty
 from easycluster.lab.host import Host, host_class
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.leases import LeasedHosts, Leases
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from easycluster.lab.dial import Dialer
+    from easycluster.lab.faults import Fault, FaultDriver
     from easycluster.lab.inventory import HostEntry, Inventory
     from easycluster.lab.losses import Aftermath
     from easycluster.lab.where import Where
@@ -37,8 +39,11 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT = 5.0
 
 
-class Lab:
+class Lab(Faulty):
     """Hosts that an inventory describes.
+
+    ``with lab.link("san01").down():`` and its like break something for the length of a block; see
+    :class:`easycluster.lab.faults.Faulty`.
 
     Args:
         inventory: The lab file, read.
@@ -241,11 +246,28 @@ class Lab:
         """The devices of a host that this process has for itself, by kind: ``{"gpu": ["GPU-5a1f"]}``."""
         return self.leases.devices(host)
 
+    def _break(self, name: str, what: str, begin: Callable[[FaultDriver], Callable[[], None]]) -> Fault:
+        from easycluster.lab.breaking import begin_fault
+
+        return begin_fault(self, self.only(name)[0], what, begin)
+
+    def kill(self, host: Host | str) -> Fault:
+        """Take the power of a host away; it is switched on again in the end, and waited for.
+
+        As after :meth:`easycluster.lab.Host.power`, its lease goes on, and using it meanwhile is a ``HostIsOff``.
+        """
+        from easycluster.lab.breaking import begin_kill
+
+        return begin_kill(self, self.only(host)[0] if isinstance(host, str) else host)
+
+    def _address_of(self, name: str) -> str:
+        return self.only(name)[0].address
+
     def take_output(self, timeout: float = 1.0) -> dict[str, dict[str, str]]:
         """What far sides wrote since the last time, by host and stream; secrets are masked."""
         found = {}
         for name, host in self._every.items():
-            if host._connection.is_open:
+            if host._connection.has_output:
                 texts = {
                     stream: self.inventory.mask(text) for stream, text in host._connection.take_output(timeout).items()
                 }

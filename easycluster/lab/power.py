@@ -42,6 +42,8 @@ _LOOK: Final = 0.5
 # `power: {driver: NAME}` to the callable that makes one, found when it is needed: some live in packages above this one.
 DRIVERS: Final[dict[str, str]] = {
     "command": "easycluster.lab.power:CommandDriver",
+    "ipmi": "easycluster.lab.power_bmc:IpmiDriver",
+    "redfish": "easycluster.lab.power_bmc:RedfishDriver",
     "labbox": "easycluster.labbox.power:LabBoxDriver",
 }
 
@@ -188,13 +190,18 @@ def driver_for(lab: Lab, host: Host) -> PowerDriver:
     settings = host._entry.settings.get("power")
     if not settings:
         raise Unsupported("power()", f"the lab file has no power: for {host.name}")
-    module, _, name = DRIVERS[settings.get("driver", "command")].partition(":")
+    module, _, name = driver_named(settings).partition(":")
     through = settings.get("on")
-    run = _runner(lab._every[through]) if through else _run_here
+    run = _runner(lab._every[through]) if through else run_here
     driver: PowerDriver = getattr(importlib.import_module(module), name)(
         Outlet(host.name, settings, run, lab.inventory.mask)
     )
     return driver
+
+
+def driver_named(settings: Mapping[str, Any]) -> str:
+    """Where the driver is that ``power:`` asks for, as ``module:name``."""
+    return DRIVERS[settings.get("driver", "command")]
 
 
 def _runner(host: Host) -> Callable[[Sequence[str], Mapping[str, str], float], tuple[int, str]]:
@@ -205,7 +212,7 @@ def _runner(host: Host) -> Callable[[Sequence[str], Mapping[str, str], float], t
     return run
 
 
-def _run_here(words: Sequence[str], env: Mapping[str, str], timeout: float) -> tuple[int, str]:
+def run_here(words: Sequence[str], env: Mapping[str, str], timeout: float) -> tuple[int, str]:
     """Run a command on this machine; it and what it started is gone if it takes too long, or we are interrupted."""
     process = subprocess.Popen(
         list(words),
@@ -251,11 +258,11 @@ def power(lab: Lab, host: Host, action: str, timeout: float | None = None) -> st
         # There is no session with it that could be lost.
         getattr(driver, action)()
     elif action == "off":
-        _off(lab, host, driver)
+        switch_off(lab, host, driver)
     elif action == "cycle":
         _cycle(lab, host, driver, timeout)
     else:
-        _on(lab, host, driver, timeout)
+        switch_on(lab, host, driver, timeout)
     return "off" if action == "off" else "on"
 
 
@@ -263,14 +270,22 @@ def _is_switched_only(host: Host) -> bool:
     return bool(host._entry.settings.get("runs_on")) or host._entry.target.via == "local"
 
 
-def _off(lab: Lab, host: Host, driver: PowerDriver) -> None:
+def switch_off(lab: Lab, host: Host, driver: PowerDriver, word: str = "power('off')") -> None:
+    """Switch a host off; its lease goes on, and what is used of it meanwhile is a HostIsOff.
+
+    Args:
+        lab: Whose host it is.
+        host: Which.
+        driver: Switches it, also on again at the end of the lease.
+        word: What was called.
+    """
     connection = host._connection
     if connection.switched_off:
         return
     client: Any = connection.client()
-    overboot.refuse_others(lab.leases, host, "power('off')")
+    overboot.refuse_others(lab.leases, host, word)
     before = overboot.carry(lab.leases, host, OFF_TIME)
-    what = f"power('off') at {clock(time.time())}"
+    what = f"{word} at {clock(time.time())}"
     with connection.expected():
         try:
             driver.off()
@@ -278,7 +293,7 @@ def _off(lab: Lab, host: Host, driver: PowerDriver) -> None:
             overboot.resume(lab.leases, host)
             raise
         connection.boot_id = before
-        connection.switched_off = what
+        connection.switched_off, connection.switched_by = what, driver
         bury(client, host.name, f"of before the {what}")
         connection.let_go(client)
 
@@ -288,7 +303,7 @@ def _cycle(lab: Lab, host: Host, driver: PowerDriver, timeout: float | None) -> 
     seconds = boot_timeout(host) if timeout is None else timeout
     what, since = f"power('cycle') at {clock(time.time())}", time.monotonic()
     if connection.switched_off:
-        _on(lab, host, driver, timeout)
+        switch_on(lab, host, driver, timeout)
         return
     client: Any = connection.client()
     overboot.refuse_others(lab.leases, host, "power('cycle')")
@@ -313,7 +328,8 @@ def _cycle(lab: Lab, host: Host, driver: PowerDriver, timeout: float | None) -> 
             raise
 
 
-def _on(lab: Lab, host: Host, driver: PowerDriver, timeout: float | None) -> None:
+def switch_on(lab: Lab, host: Host, driver: PowerDriver, timeout: float | None = None) -> None:
+    """Switch a host on and wait until it answers, if it was off."""
     connection = host._connection
     driver.on()
     if connection.is_open and not connection.switched_off:
@@ -328,7 +344,7 @@ def _on(lab: Lab, host: Host, driver: PowerDriver, timeout: float | None) -> Non
 def bring_back(lab: Lab, host: Host) -> str:
     """Switch a host on that this process switched off and left so; return what was wrong with that."""
     try:
-        _on(lab, host, driver_for(lab, host), None)
+        switch_on(lab, host, host._connection.switched_by or driver_for(lab, host))
     except (EasyClusterError, OSError) as exc:
         return str(exc)
     return ""

@@ -66,8 +66,19 @@ password = Text("a password is wanted", secret=True)
 # `on` names the host that runs the commands; the command that switches power on is therefore `start`.
 POWER = Fields(
     {
-        "driver": Choice(("command", "labbox")),
+        "driver": Choice(("command", "ipmi", "redfish", "labbox")),
         "box": text,
+        "address": text,
+        "port": port,
+        "user": text,
+        "password": password,
+        "interface": text,
+        "cipher": Whole(0, 17),
+        "privilege": Choice(("USER", "OPERATOR", "ADMINISTRATOR")),
+        "url": text,
+        "system": text,
+        "auth": Choice(("basic", "session")),
+        "verify": text,
         "on": text,
         "start": command,
         "off": command,
@@ -102,11 +113,25 @@ SAN = Fields(
         "initiators": ListOf(text, single=True),
     }
 )
+# One of command, socket, serial and box says what it is.
 CONSOLE = OneOf(
     leaf=command,
-    table=Fields({"command": command, "on": text, "env": Free(Text(secret=True)), "log": text}),
-    wanted="write a command, or  {command: ...}",
+    table=Fields(
+        {
+            "command": command,
+            "socket": text,
+            "serial": text,
+            "speed": Whole(50, 4_000_000),
+            "box": text,
+            "on": text,
+            "env": Free(Text(secret=True)),
+            "log": text,
+        }
+    ),
+    wanted="write a command, or  {command: ...}, {socket: ...}, {serial: ...}",
 )
+# How links, disks and power are broken on purpose.
+FAULTS = Fields({"driver": Choice(("host", "labbox")), "box": text, "interface": text})
 
 # What each way to reach a host can be told.
 CONNECT: Final[dict[str, Fields]] = {
@@ -238,6 +263,7 @@ SETTINGS: Final[dict[str, Shape]] = {
     "power": POWER,
     "reboot": Text("a command is wanted"),
     "console": CONSOLE,
+    "faults": FAULTS,
     "gpu": GPU,
     "san": SAN,
     "become": Choice(("sudo", "none")),

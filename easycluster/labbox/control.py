@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +65,10 @@ def hold(folder: Folder, faults: Iterable[Mapping[str, object]]) -> Callable[[],
         connection = _connect(folder, {"do": "fault", "faults": list(faults)}, [pidfd])
     finally:
         os.close(pidfd)
-    owner = os.getpid()
+    owner, lock = os.getpid(), threading.Lock()
 
     def end() -> None:
-        with connection:
+        with lock, connection:
             # In a fork it is the parent's to end.
             if os.getpid() != owner:
                 return

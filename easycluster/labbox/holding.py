@@ -95,7 +95,8 @@ class Held:
         self._pidfds = pidfds
         self._selector = selector
         connection.setblocking(False)
-        for end in (connection, *pidfds):
+        ends: list[int] = [connection.fileno(), *pidfds]
+        for end in ends:
             selector.register(end, selectors.EVENT_READ, self._end)
 
     def _end(self) -> None:
@@ -103,7 +104,7 @@ class Held:
         if self._connection.fileno() < 0:
             return
         _mend(self._broken)
-        for end in (self._connection, *self._pidfds):
+        for end in (self._connection.fileno(), *self._pidfds):
             self._selector.unregister(end)
         with contextlib.suppress(OSError):
             self._connection.send(b'{"value": null}\n')

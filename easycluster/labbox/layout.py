@@ -173,7 +173,8 @@ class Folder:
         lines += [
             f"    {key}: {json.dumps(f'{command} power ${{host}} {word} {where}')}" for key, word in POWER.items()
         ]
-        lines.append(f"  console: {json.dumps(f'{command} console ${{host}} {where}')}")
+        lines.append(f"  console: {{box: {json.dumps(str(self.path))}}}")
+        lines.append(f"  faults: {{driver: labbox, box: {json.dumps(str(self.path))}}}")
         lines.append("hosts:")
         for number, name in enumerate(plan.hosts):
             lines.append(f"  {name}: {{role: {role_of(name)}, address: {box.address(number)}}}")

@@ -254,9 +254,9 @@ class Machine:
             up = plugged and not self._layers.down
             network.ip([f"link set {network.port(self._number)} {'up' if up else 'down'}"], check=False)
 
-    def shape(self, **quality: float) -> None:
+    def shape(self, delay: float, loss: float, rate: float, jitter: float) -> None:
         """Make the cable another one; it stays so over a reboot."""
-        self._quality = Quality(**quality)
+        self._quality = Quality(delay, loss, rate, jitter)
         if self.state in ("on", "ending"):
             self._plug_in()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from easycluster.lab.faults import Fault, FaultDriver, Faulty, breaker
 from easycluster.labbox.control import ask
 from easycluster.labbox.errors import LabBoxError
 from easycluster.labbox.hosts import START_TIMEOUT, BoxHost, hosts_of
@@ -11,14 +12,16 @@ from easycluster.labbox.layout import Folder
 from easycluster.labbox.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 __all__ = ["RunningBox"]
 
 
-class RunningBox:
+class RunningBox(Faulty):
     """The box in a folder.
+
+    ``with box.link("san1").down():`` and its like break something until the end of the block, or of this process.
 
     Args:
         folder: Where it is; None for one that is to be started.
@@ -70,6 +73,23 @@ class RunningBox:
         files = self._files()
         ask(files, "stop")
         wait_until(lambda: not (files.path / "box.json").exists(), "the end of the box", START_TIMEOUT)
+
+    def _break(self, name: str, what: str, begin: Callable[[FaultDriver], Callable[[], None]]) -> Fault:
+        host = self[name]
+        end = begin(breaker(host, {"driver": "labbox", "box": self.folder}))
+        if what != "kill()":
+            return Fault(f"{name}: {what}", end)
+
+        def end_and_wait() -> None:
+            end()
+            # Behind a cable that is pulled nobody can be waited for.
+            if host._status()["link"] == "up":
+                host.wait_for_ssh()
+
+        return Fault(f"{name}: {what}", end_and_wait)
+
+    def _address_of(self, name: str) -> str:
+        return self[name].address
 
     def _files(self) -> Folder:
         if self._folder is None:

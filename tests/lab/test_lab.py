@@ -226,7 +226,7 @@ def test_a_host_says_what_it_is(fake_lab):
     assert repr(host) == "<GpuNode gpu01 (gpu) at a Python on this machine>"
 
 
-@pytest.mark.parametrize("name", ["console", "link", "gpu"])
+@pytest.mark.parametrize("name", ["gpu"])
 def test_names_that_come_later_say_so(fake_lab, name):
     with pytest.raises(NotImplementedError) as caught:
         getattr(fake_lab["gpu01"], name)

@@ -154,7 +154,7 @@ def test_every_fault_of_the_lab_file_is_shown_and_nothing_runs(suite):
         (
             "    |       ^^^^^^ did you mean 'address'?  known: role roles enabled reason address connect user port "
             "python vars capabilities tags timeouts keepalive on_lost lock artifacts "
-            "restore power reboot console become runs_on"
+            "restore power reboot console faults san become runs_on"
         ),
         "2 problems in 1 file; nothing was connected.   Check again without running tests: easycluster check lab.yaml",
     ]

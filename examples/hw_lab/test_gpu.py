@@ -1,4 +1,8 @@
-"""One host with role ``gpu``: `gpu_node` is its proxy, the functions of remote/gpu.py are its attributes."""
+"""One host with role ``gpu``: `gpu_node` has its devices, and the functions of remote/gpu.py are its attributes.
+
+Where there is no GPU, processors stand in for one, real kernels and all; `gpu_node.emulated` says so, and what only
+hardware has is asserted only of hardware.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,39 @@ import time
 import pytest
 
 import easycluster
+
+
+@pytest.mark.ec_each("gpu")
+def test_every_gpu_host_has_devices(ec_host):
+    for device in ec_host.gpu.devices:
+        assert device.name
+        assert device.memory > 0
+        assert device.emulated == ec_host.gpu.emulated
+
+
+@pytest.fixture
+def leased(gpu_node):
+    """One device that nobody else uses meanwhile; what starts on the host sees only this one."""
+    with gpu_node.gpu.lease(1) as lease:
+        yield lease
+
+
+def test_data_goes_to_a_device_and_back_unchanged_and_fast(gpu_node, leased):
+    measured = gpu_node.gpu.bandwidth(size=8 << 20, seconds=0.1)
+
+    # In GB/s; of a real device ten times as much is asked for.
+    least = 0.05 if gpu_node.gpu.emulated else 5.0
+    assert min(measured.to_device, measured.from_device, measured.on_device) > least, measured
+
+
+def test_a_device_under_load_computes_right_and_is_watched_meanwhile(gpu_node, leased):
+    with gpu_node.gpu.telemetry(0.05) as series:
+        (burn,) = gpu_node.gpu.burn(0.4)
+
+    assert (burn.errors, burn.rounds > 0) == (0, True)
+    assert len(series) >= 2
+    if not gpu_node.gpu.emulated:
+        assert series.max("temperature") < 95
 
 
 def test_vectors_are_added_on_the_device(gpu_node):
@@ -64,8 +101,3 @@ def test_a_kernel_that_hangs_is_stopped_and_the_host_stays_usable(gpu_node):
 
     assert time.monotonic() - begin < 10
     assert gpu_node.device_count() == 1
-
-
-@pytest.mark.ec_each("gpu")
-def test_every_gpu_host_has_a_device(ec_host):
-    assert ec_host.device_count() >= 1

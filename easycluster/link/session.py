@@ -323,6 +323,8 @@ class Session(Sender):
                     views, counts = decoder.targets()
                     if views:  # else a signal came between the last read and the look at what it brought
                         counts.extend(self.stream.readv_map(views))
+                        # Nobody can change the size of a bytearray that we still look at.
+                        views.clear()
                         if not counts[-1]:
                             return self.end(EOFError())
                     decoder.digest_bulk()

@@ -1,11 +1,13 @@
-"""Large buffers on their way in: received in chunks, checked, and grown chunk by chunk.
+"""Large buffers on their way in: received in chunks into their place, and checked there.
 
 A buffer ends as the object it will be: ``bytes`` for what cannot be written to, a ``bytearray`` for
-the rest.  So nothing has to be copied when the value is rebuilt, and a value takes its own size in
-memory and no more.  A chunk is read into one place that is used again and again, and is still in
-the processor's cache when it is hashed and copied to its end.
+the rest.  It is read straight into that object, so nothing is copied, neither on arrival nor when the
+value is rebuilt, and a value takes its own size in memory and no more.  A chunk is still in the
+processor's cache when it is hashed.
 
-Memory grows with the bytes received and checked, whatever size was announced.
+Memory grows with the bytes received and checked, whatever size was announced: there is room for
+:data:`FIRST_ROOM` at first, then for :data:`GROWTH` times what has arrived.  Each step copies, a
+third of the whole in all.
 
 This module is shipped to the far side.
 """
@@ -26,50 +28,82 @@ CHUNK = 256 << 10
 # In the announced size of a buffer: it becomes bytes.
 READ_ONLY = 1 << 63
 
+# 4 MiB.  From here on huge pages pay, too: there are whole ones in it wherever it lies.
+FIRST_ROOM = 4 << 20
+GROWTH = 4
+
 Bulk = Union[bytes, bytearray]
 
 
-class _Fixed:
-    """Bytes that grow.  BytesIO hands out what it has written to without a copy."""
+class _Place:
+    """Where one buffer arrives.
 
-    __slots__ = ("_file",)
+    What was written may be written again; nothing else changes what counts.
+    """
 
-    def __init__(self) -> None:
-        self._file = io.BytesIO()
+    __slots__ = ("_fixed", "_room", "size")
 
-    def put(self, offset: int, view: memoryview) -> None:
-        """Write at an offset, where something may have been written before."""
-        self._file.seek(offset)
-        self._file.write(view)
+    def __init__(self, announced: int) -> None:
+        self.size = announced & ~READ_ONLY
+        self._fixed = bool(announced & READ_ONLY)
+        # BytesIO hands out what it holds without a copy, and lets it be written to until then.
+        self._room: Union[io.BytesIO, bytearray, None] = None
 
-    def value(self) -> bytes:
-        """Return all of it."""
-        return self._file.getvalue()
+    def view(self, start: int, stop: int) -> memoryview:
+        """Return the place of these bytes; what lies before them has arrived.
+
+        Raises:
+            MemoryError: If there is no room.
+        """
+        room = self._room
+        view = None if room is None else _writable(room)
+        if view is None or view.nbytes < stop:
+            size = _enough(self.size, stop)
+            new: Union[io.BytesIO, bytearray]
+            if size < FIRST_ROOM:
+                new = io.BytesIO(bytes(size)) if self._fixed else bytearray(size)
+                fresh = _writable(new)
+            else:
+                from easycluster.wire import pages
+
+                # Neither touches the memory.
+                new = io.BytesIO(bytes(size)) if self._fixed else pages.new_bytearray(size)
+                fresh = _writable(new)
+                pages.prefer_huge_pages(fresh)
+            if view is not None:
+                fresh[:start] = view[:start]
+            self._room, view = new, fresh
+        return view[start:stop]
+
+    def value(self) -> Bulk:
+        """Return the buffer, once all is here."""
+        room = self._room
+        if isinstance(room, io.BytesIO):
+            return room.getvalue()
+        if room is None:
+            return b"" if self._fixed else bytearray()
+        return room
 
 
-class _Open:
-    """A bytearray that grows."""
+def _writable(room: Union[io.BytesIO, bytearray]) -> memoryview:
+    return room.getbuffer() if isinstance(room, io.BytesIO) else memoryview(room)
 
-    __slots__ = ("_array",)
 
-    def __init__(self) -> None:
-        self._array = bytearray()
-
-    def put(self, offset: int, view: memoryview) -> None:
-        """Write at an offset, where something may have been written before."""
-        self._array[offset : offset + view.nbytes] = view
-
-    def value(self) -> bytearray:
-        """Return all of it."""
-        return self._array
+def _enough(size: int, needed: int) -> int:
+    """Return the room to make for ``needed`` bytes of ``size``, so that the last step ends at ``size``."""
+    while size > FIRST_ROOM:
+        smaller = -(-size // GROWTH)
+        if smaller < needed:
+            break
+        size = smaller
+    return size
 
 
 class Incoming:
     """A frame whose buffers are still arriving.
 
-    Every step returns another object and leaves this one as it was, but for the chunk that is being
-    read and what lies behind the bytes that count: a step that a signal handler has broken off can
-    be taken again.
+    Every step returns another object and leaves this one as it was, but for what lies behind the bytes
+    that count: a step that a signal handler has broken off can be taken again.
 
     Args:
         head: Kind, flags, id and thread.
@@ -83,46 +117,58 @@ class Incoming:
         total: Size of all buffers.
     """
 
-    __slots__ = ("_buffers", "_chunk", "_index", "_offset", "_sizes", "_tag_size", "body", "counts", "head")
+    __slots__ = ("_index", "_offset", "_places", "_tag", "body", "counts", "head")
 
     def __init__(self, head: Tuple[int, int, int, int], body: bytes, sizes: Sequence[int], tagged: bool) -> None:
         self.head = head
         self.body = body
-        self._sizes = [size & ~READ_ONLY for size in sizes]
-        self._buffers = [_Fixed() if size & READ_ONLY else _Open() for size in sizes]
-        self._tag_size = TAG_SIZE if tagged else 0
-        # Made when it is needed: the sizes may be refused.
-        self._chunk: Optional[bytearray] = None
+        self._places = [_Place(size) for size in sizes]
+        self._tag = memoryview(bytearray(TAG_SIZE if tagged else 0))
         self._index = self._offset = 0
         self.counts: List[int] = []
         self._skip_empty()
 
     def _skip_empty(self) -> None:
-        while self._index < len(self._sizes) and self._offset >= self._sizes[self._index]:
+        while self._index < len(self._places) and self._offset >= self._places[self._index].size:
             self._index, self._offset = self._index + 1, 0
 
     @property
     def total(self) -> int:
         """Size of all buffers."""
-        return sum(self._sizes)
+        return sum(place.size for place in self._places)
 
     @property
     def whole(self) -> bool:
         """Whether all is here."""
-        return self._index == len(self._sizes)
+        return self._index == len(self._places)
 
-    def _expected(self) -> int:
-        """Return the size of the next chunk."""
-        return min(CHUNK, self._sizes[self._index] - self._offset)
+    def _chunk(self) -> memoryview:
+        """Return the place of the next chunk.
+
+        Raises:
+            RemoteProtocolError: If there is no memory.
+        """
+        place = self._places[self._index]
+        try:
+            return place.view(self._offset, min(self._offset + CHUNK, place.size))
+        except MemoryError as exc:
+            raise RemoteProtocolError(f"there is no memory for a frame of {self.total} bytes") from exc
 
     def targets(self) -> List[memoryview]:
-        """Return where the next bytes belong; empty if none are missing before :meth:`settle`."""
+        """Return where the next bytes belong; empty if none are missing before :meth:`settle`.
+
+        Whoever reads must let go of the views before the frame is handed out.
+
+        Raises:
+            RemoteProtocolError: If there is no memory.
+        """
         if self.whole:
             return []
-        if self._chunk is None:
-            self._chunk = bytearray(min(CHUNK, max(self._sizes)) + self._tag_size)
-        filled, size = sum(self.counts), self._expected() + self._tag_size
-        return [memoryview(self._chunk)[filled:size]] if filled < size else []
+        filled, chunk = sum(self.counts), self._chunk()
+        size = chunk.nbytes
+        if filled < size:
+            return [chunk[filled:], self._tag] if self._tag else [chunk[filled:]]
+        return [self._tag[filled - size :]] if filled < size + len(self._tag) else []
 
     def settle(self, filled: int, mac: Optional[Mac], number: int) -> Tuple[Incoming, int]:
         """Take the next chunk if it is whole.
@@ -139,26 +185,23 @@ class Incoming:
             RemoteProtocolError: If the tag is wrong, or there is no memory.
         """
         following = Incoming.__new__(Incoming)
-        for name in ("head", "body", "_sizes", "_buffers", "_tag_size", "_chunk", "_index", "_offset"):
+        for name in ("head", "body", "_places", "_tag", "_index", "_offset"):
             setattr(following, name, getattr(self, name))
-        size = 0 if self.whole else self._expected()
-        if self.whole or self._chunk is None or filled < size + self._tag_size:
-            following.counts = [filled] if filled else []
+        following.counts = [filled] if filled else []
+        if self.whole or not filled:
             return following, number
-        chunk = memoryview(self._chunk)
-        if self._tag_size:
-            if mac is None or not mac.verify(number, chunk[:size], chunk[size : size + self._tag_size]):
+        chunk = self._chunk()
+        if filled < chunk.nbytes + len(self._tag):
+            return following, number
+        if self._tag:
+            if mac is None or not mac.verify(number, chunk, self._tag):
                 raise RemoteProtocolError("a chunk does not verify")
             number += 1
-        try:
-            self._buffers[self._index].put(self._offset, chunk[:size])
-        except MemoryError as exc:
-            raise RemoteProtocolError(f"there is no memory for a frame of {self.total} bytes") from exc
-        following._offset += size
+        following._offset += chunk.nbytes
         following.counts = []
         following._skip_empty()
         return following, number
 
     def buffers(self) -> List[Bulk]:
         """Return the buffers, once all is here."""
-        return [buffer.value() for buffer in self._buffers]
+        return [place.value() for place in self._places]

@@ -232,15 +232,20 @@ class FrameEncoder:
 class _LazyTag:
     """A tag that is computed when its turn to be sent comes, so that hashing and sending overlap."""
 
-    __slots__ = ("_chunk", "_mac", "_number")
+    __slots__ = ("_chunk", "_mac", "_number", "_tag")
 
     def __init__(self, mac: Mac, number: int, chunk: memoryview) -> None:
         self._mac = mac
         self._number = number
         self._chunk = chunk
+        self._tag: Optional[bytes] = None
 
     def __bytes__(self) -> bytes:
-        return self._mac.tag(self._number, self._chunk)
+        # Whoever sends asks again for each look at how much is sent.
+        tag = self._tag
+        if tag is None:
+            tag = self._tag = self._mac.tag(self._number, self._chunk)
+        return tag
 
 
 # Bytes that were looked at and do not make a frame yet, the frame whose bulk is arriving, frames that

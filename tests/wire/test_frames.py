@@ -412,7 +412,7 @@ def test_a_frame_for_which_there_is_no_memory_is_refused(monkeypatch):
     def no_memory(*_args):
         raise MemoryError
 
-    monkeypatch.setattr("easycluster.wire.bulk._Open.put", no_memory)
+    monkeypatch.setattr("easycluster.wire.bulk._Place.view", no_memory)
     sizes = (1).to_bytes(2, "big") + (5 << 20).to_bytes(8, "big")
     decoder = FrameDecoder()
     decoder.receive_data(frame(Kind.CALL, 1, sizes, flags=LARGE))

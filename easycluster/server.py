@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import signal
-import sys
 import threading
 import traceback
 from pathlib import Path
@@ -22,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 from easycluster.errors import KeyFileError
 from easycluster.keys import KEY_SIZE, Key
 from easycluster.transport.audit import Audit
+from easycluster.transport.daemon import daemonize_process, pid_file, stop_on_signals
 from easycluster.transport.keyring import KeyRing
 from easycluster.transport.listener import DEFAULT_PORT, Limits, Listener, Session, Spawner, open_sockets, parse_allow
 from easycluster.wire.auth import key_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from types import FrameType
 
     from typing_extensions import Self
 
@@ -371,11 +369,11 @@ def run_server(
         announce = None
         if daemonize:
             server.log(f"listening on {server.where}")  # while there is a terminal to say it on
-            announce = _daemonize()
+            announce = daemonize_process()
         try:
             if pid_path is not None:
-                stack.enter_context(_pid_file(pid_path))
-            stack.enter_context(_stop_on_signals(server))
+                stack.enter_context(pid_file(pid_path))
+            stack.enter_context(stop_on_signals(server))
             server._open()
         except BaseException as exc:
             if announce is not None:
@@ -413,97 +411,8 @@ def spawn_local(*args: Any, **kwargs: Any) -> Any:
     return importlib.import_module("easycluster.connect").spawn_local(*args, **kwargs)
 
 
-class _Announce:
-    """Tells the process that waits for a daemon how its start went."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __call__(self, trouble: str) -> None:
-        os.write(self._descriptor, trouble.encode() or b"ok")
-        os.close(self._descriptor)
-
-
-def _daemonize() -> _Announce:
-    """Go on in a child without a terminal; this process exits once that says how it went."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    ours, childs = os.pipe()
-    if os.fork() != 0:
-        os.close(childs)
-        with open(ours, "rb") as pipe:
-            said = pipe.read().decode("utf-8", "replace")
-        if said != "ok":
-            os.write(2, f"easycluster: {said or 'the server ended at once'}\n".encode())
-        # Not sys.exit: everything here belongs to the child now.
-        os._exit(0 if said == "ok" else 1)
-    os.close(ours)
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    if null > 2:
-        os.close(null)
-    return _Announce(childs)
-
-
-@contextlib.contextmanager
-def _pid_file(path: Path) -> Iterator[None]:
-    mine = f"{os.getpid()}\n"
-    try:
-        path.write_text(mine)
-    except OSError as exc:
-        raise OSError(exc.errno, f"cannot write pidfile {path}: {exc.strerror}") from exc
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            if path.read_text() == mine:
-                path.unlink()
-
-
 def _check_key(key: bytes) -> None:
     if not key:
         raise KeyFileError("a server needs a key: make a key file with: easycluster -g FILE, and give it with: -k FILE")
     if len(key) != KEY_SIZE:
         raise KeyFileError(f"a key is {KEY_SIZE} bytes long, this one has {len(key)}; use generate_key()")
-
-
-def _has_terminal() -> bool:
-    """Tell whether this process has a controlling terminal; tty(4): opening it fails once it has hung up."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | getattr(os, "O_NOCTTY", 0)))
-    except OSError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _stop_on_signals(server: Server) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    had_terminal = _has_terminal()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        server.stop()
-
-    def hang_up(number: int, frame: FrameType | None) -> None:
-        # Of a terminal that is gone, or of somebody who has changed the keys.
-        if had_terminal and not _has_terminal():
-            server.stop()
-        else:
-            server.reload()
-
-    handlers = {"SIGTERM": stop, "SIGINT": stop, "SIGHUP": hang_up}
-    before = {
-        number: signal.signal(number, handler)
-        for name, handler in handlers.items()
-        if (number := getattr(signal, name, None))
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -18,9 +18,10 @@ import threading
 import time
 from _thread import allocate_lock
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from easycluster.client.logs import deliver
+from easycluster.client.logs import deliver, record_of
 from easycluster.client.plain import load_plain
 from easycluster.errors import ConnectionLost, ProtocolError, RemoteProtocolError
 from easycluster.link.stall import StallWatch
@@ -258,7 +259,7 @@ class Control:
                 self.send_quietly(Kind.CREDIT, len(body))
         elif kind == Kind.LOG:
             try:
-                deliver(self.label, self._load(body, dict))
+                deliver(self._load(body, partial(record_of, self.label)))
             finally:
                 self.send_quietly(Kind.CREDIT, len(body))
         elif kind == Kind.SYNCED:

@@ -78,7 +78,7 @@ def _plain(record: Any) -> Dict[str, Any]:
     }
     for name in ("pathname", "lineno", "funcName", "created", "thread", "threadName", "process", "processName"):
         found[name] = getattr(record, name, None)
-    found = {name: value if type(value) in (int, float, str) else None for name, value in found.items()}
+    found = {name: _bare(value) for name, value in found.items()}
     if record.exc_info or record.exc_text:
         formatter = _following["logging"].Formatter()
         text = record.exc_text or formatter.formatException(record.exc_info)
@@ -86,6 +86,15 @@ def _plain(record: Any) -> Dict[str, Any]:
     if record.stack_info:
         found["stack_info"] = str(record.stack_info)[-LONGEST // 8 :]
     return found
+
+
+def _bare(value: Any) -> Any:
+    """Return a number or a text as what it is below any class of the user's, a level of an IntEnum say; else None."""
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    return str.__str__(value) if isinstance(value, str) else None
 
 
 def _set_levels() -> None:

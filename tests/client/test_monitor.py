@@ -63,6 +63,7 @@ class Port:
         (Kind.DIED, 0, b""),
         (Kind.DIED, 0, pickle.dumps({"signal": 9})),
         (Kind.SYNCED, 2, b""),
+        (Kind.LOG, 0, pickle.dumps({"name": "lab", "levelno": "a lot", "msg": ""})),
         (25, 0, b""),
     ],
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from easycluster.client.items import iterate
 from easycluster.errors import RemoteException
 from easycluster.link.operations import Op
-from easycluster.objects.proxies import take_keywords
+from easycluster.objects.wrappers import take_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from easycluster.link.operations import Op
-from easycluster.objects.proxies import take_keywords
+from easycluster.objects.wrappers import take_keywords
 
 if TYPE_CHECKING:
     from easycluster.client.client import BaseClient

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any, Callable, Dict, Iterator, Optional, Protocol, Tuple, Type
+from typing import Any, Dict, Iterator, Optional, Protocol, Tuple, Type
 
-from easycluster.errors import RemoteError, SerializationError, StaleProxy
+from easycluster.errors import SerializationError, StaleProxy
+from easycluster.objects.wrappers import ProxyMeta, wrapper
 from easycluster.wire.pickling import Dump, at_work
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "RemoteProxy",
     "SelfIterProxy",
     "proxy_class",
-    "take_keywords",
 ]
 
 
@@ -82,117 +82,7 @@ class _Detached:
     send_request = get_attribute = set_attribute = del_attribute = get_method = stream = _refuse
 
 
-def take_keywords(kwargs: Dict[str, Any]) -> Tuple[Any, Any, Any, Any, Any]:
-    """Take the keywords of a remote call out of ``kwargs``.
-
-    Returns:
-        ``nonblocking, oncomplete, onerror, threadid, origexc``.  Nothing else is taken:
-        ``rmt.subprocess.run(cmd, timeout=5)`` passes its timeout on.
-    """
-    if not kwargs:
-        return False, None, None, None, True
-    take = kwargs.pop
-    return (
-        take("nonblocking", False),
-        take("oncomplete", None),
-        take("onerror", None),
-        take("threadid", None),
-        take("origexc", True),
-    )
-
-
-def _method(name: str) -> Callable[..., Any]:
-    def call(self: RemoteProxy, *args: Any, **kwargs: Any) -> Any:
-        if kwargs:
-            return self._connection.send_request(self._oid, name, args, kwargs, *take_keywords(kwargs))
-        return self._connection.send_request(self._oid, name, args, kwargs)
-
-    call.__name__ = call.__qualname__ = name
-    call.__doc__ = f"Call ``{name}`` of the far-side object."
-    return call
-
-
-def _leaving(name: str) -> Callable[..., Any]:
-    """Return a wrapper for a method that takes type, value and traceback; the last cannot be pickled."""
-
-    def call(self: RemoteProxy, *args: Any, **kwargs: Any) -> Any:
-        send, keywords = self._connection.send_request, take_keywords(kwargs)
-        if len(args) > 2:
-            args = (*args[:2], None, *args[3:])
-        try:
-            return send(self._oid, name, args, kwargs, *keywords)
-        except SerializationError:
-            error = args[1] if len(args) > 1 else args[0] if args else None
-            if not isinstance(error, BaseException):
-                raise
-            # The exception cannot cross, but the far side must still learn that its block failed.
-            kind = type(error)
-            known_as = f"{kind.__module__}.{kind.__qualname__}"
-            stand_in = RemoteError(f"{kind.__name__}: {error}", type_name=known_as)
-            args = (stand_in,) if len(args) == 1 else (RemoteError, stand_in, None)
-            return send(self._oid, name, args, kwargs, *keywords)
-
-    call.__name__ = call.__qualname__ = name
-    call.__doc__ = f"Call ``{name}`` of the far-side object."
-    return call
-
-
-def _wrapper(name: str) -> Callable[..., Any]:
-    return _leaving(name) if name in ("__exit__", "throw") else _method(name)
-
-
-def _attribute(name: str) -> property:
-    def get(self: RemoteProxy) -> Any:
-        return self._connection.get_attribute(self._oid, name)
-
-    def set(self: RemoteProxy, value: Any) -> None:
-        self._connection.set_attribute(self._oid, name, value)
-
-    def delete(self: RemoteProxy) -> None:
-        self._connection.del_attribute(self._oid, name)
-
-    return property(get, set, delete)
-
-
-def _cached_attribute(name: str) -> property:
-    def get(self: RemoteProxy) -> Any:
-        known = self.__dict__
-        if name not in known:
-            known[name] = self._connection.get_attribute(self._oid, name)
-        return known[name]
-
-    def set(self: RemoteProxy, value: Any) -> None:
-        self.__dict__.pop(name, None)
-        self._connection.set_attribute(self._oid, name, value)
-
-    def delete(self: RemoteProxy) -> None:
-        self.__dict__.pop(name, None)
-        self._connection.del_attribute(self._oid, name)
-
-    return property(get, set, delete)
-
-
-def _names(value: Any) -> Tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value or ())
-
-
-class _RemoteProxyMeta(type):
-    """Makes wrappers for the names in ``proxy_methods``, ``proxy_attrs`` and ``proxy_attrs_cache``."""
-
-    def __new__(mcs, name: str, bases: Tuple[type, ...], namespace: Dict[str, Any]) -> Any:
-        for kind, make in (
-            ("proxy_methods", _wrapper),
-            ("proxy_attrs", _attribute),
-            ("proxy_attrs_cache", _cached_attribute),
-        ):
-            namespace[kind] = names = _names(namespace.get(kind))
-            for each in names:
-                # What the class body defines itself was written to be used.
-                namespace.setdefault(each, make(each))
-        return super().__new__(mcs, name, bases, namespace)
-
-
-class RemoteProxy(metaclass=_RemoteProxyMeta):
+class RemoteProxy(metaclass=ProxyMeta):
     """Stands for an object of the peer.
 
     Subclasses list what is forwarded in ``proxy_methods``, ``proxy_attrs`` and ``proxy_attrs_cache`` (asked
@@ -322,7 +212,7 @@ class DefaultRemoteProxy(RemoteProxy):
             is_method, value = self._connection.get_method(self._oid, attr)
             if not is_method:
                 return value
-            method = self._known_methods[attr] = _wrapper(attr)
+            method = self._known_methods[attr] = wrapper(attr)
         return method.__get__(self)
 
     def __setattr__(self, attr: str, value: Any) -> None:
@@ -402,7 +292,7 @@ class GeneratorProxy(SelfIterProxy):
             )
 
 
-_next, _send, _throw, _close = (_wrapper(name) for name in ("__next__", "send", "throw", "close"))
+_next, _send, _throw, _close = (wrapper(name) for name in ("__next__", "send", "throw", "close"))
 
 
 class FileProxy(RemoteProxy):
@@ -510,5 +400,5 @@ def _make_class(type_data: str) -> Type[RemoteProxy]:
     }
     if "__eq__" in methods and "__hash__" not in methods:
         namespace["__hash__"] = None
-    made: Type[RemoteProxy] = _RemoteProxyMeta("dynamic_proxy_" + label, (base,), namespace)
+    made: Type[RemoteProxy] = ProxyMeta("dynamic_proxy_" + label, (base,), namespace)
     return made

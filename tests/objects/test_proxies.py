@@ -11,7 +11,8 @@ from support.joined_values import joined
 
 from easycluster.errors import RemoteError, SerializationError, StaleProxy
 from easycluster.objects.exports import ServerObject
-from easycluster.objects.proxies import DefaultRemoteProxy, RemoteProxy, SelfIterProxy, proxy_class, take_keywords
+from easycluster.objects.proxies import DefaultRemoteProxy, RemoteProxy, SelfIterProxy, proxy_class
+from easycluster.objects.wrappers import take_keywords
 
 
 class Node(ServerObject):

@@ -113,7 +113,7 @@ class References(Sections):
             wrong("driver", "is external, so it takes portals and iqn")
         for lun in san.get("luns", ()):
             if external and not (isinstance(lun, str) and lun.isdigit()):
-                wrong("luns", f"are numbers of units that are there, for it is external, not {described(lun)}")
+                wrong("luns", f"are numbers of units of an external target, not {described(lun)}")
             elif not external and read_size(str(lun["size"] if isinstance(lun, dict) else lun)) is None:
                 wrong("luns", f"has {described(lun)}", "write a size: 64M, 1G or bytes")
         chap = san.get("chap", {})

@@ -73,9 +73,7 @@ def test_a_host_adds_to_what_its_role_says(tmp_path):
         ("{driver: external}", ["driver of san of host 'san01' is external, so it takes portals and iqn"]),
         (
             "{driver: external, portals: [1.2.3.4], iqn: iqn.2026-11.x:y, luns: [64M]}",
-            [
-                "luns of san of host 'san01' are numbers of units that are there, for it is external, not the text \"64M\""
-            ],
+            ["luns of san of host 'san01' are numbers of units of an external target, not the text \"64M\""],
         ),
     ],
 )
@@ -100,10 +98,10 @@ def test_the_lab_files_of_the_example_are_right_for_editors_too(name):
         jsonschema.validate(written, schema)
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("512", 512), ("64M", 64 << 20), ("1T", 1 << 40), ("0", None), ("0M", None), ("1.5G", None)],
-)
+SIZES = {"512": 512, "64M": 64 << 20, "1T": 1 << 40, "0": None, "0M": None, "1.5G": None, "": None}
+
+
+@pytest.mark.parametrize(("text", "size"), SIZES.items())
 def test_sizes_are_what_people_write(text, size):
     assert read_size(text) == size
 

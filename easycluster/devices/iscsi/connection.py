@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from struct import Struct
 from typing import TYPE_CHECKING, Deque, Dict, List, Optional, Tuple, Union
 
 from easycluster.devices.iscsi.errors import CommandTimeout, IscsiError, ProtocolFault, TargetGone, TaskRefused
-from easycluster.devices.iscsi.pdu import FINAL, NO_TAG, Buffer, Header, Op, names, sn_less
+from easycluster.devices.iscsi.pdu import BHS_LENGTH, FINAL, NO_TAG, Buffer, Header, Op, names, sn_less
 from easycluster.devices.iscsi.sense import parse_sense, sense_text
 from easycluster.devices.iscsi.stream import READABLE, WRITABLE, PduStream, encode_pdu
 from easycluster.devices.iscsi.task import EVENTS, REJECTS, RESPONSES, TASK_FUNCTIONS, Task
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 READ, WRITE, SIMPLE = 0x40, 0x20, 0x01
+
+# A command without data of its own: no additional segments, no data segment.
+_PLAIN = Struct(">BB6x8sIIII16s")
+# Data from the target, with the LUN left out.
+_DATA = Struct(">BBBBI8x8I")
+_NO_DIGESTS = (False, False)
 
 
 class Connection:
@@ -83,6 +90,11 @@ class Connection:
             if not self.pump(deadline):
                 raise CommandTimeout(f"{self.name}: it accepted no further command within {limit:g} s")
         task = self._new_task(cdb, lun, read, write)
+        if write is None and not self._digests[0]:
+            self._send_plain(task, cdb)
+            if not hold:
+                self._drain(deadline)
+            return task
         flags, length, first = SIMPLE, 0, b""
         unsolicited = sent = 0
         if read is not None:
@@ -202,6 +214,8 @@ class Connection:
         try:
             if self._out:
                 self._drain(deadline)
+            if self._take_quick():
+                return True
             header, data = self.stream.read(deadline, self._place)
             self._take(header, data)
             if self._out:
@@ -230,12 +244,45 @@ class Connection:
             raise ProtocolFault(f"{self.name}: {task.name} brings {end} bytes, {len(task.read)} were asked for")
         return task.read[header.w40 : end]
 
+    def _take_quick(self) -> bool:
+        """Take data that has been read already, header and all; False if what comes next is anything else.
+
+        Does what :meth:`PduStream.read`, :meth:`_place` and :meth:`_take` do, without a header in between: of small
+        reads these are most of the time.
+        """
+        stream = self.stream
+        start = stream._start
+        if stream._end - start < BHS_LENGTH or stream._header is not None or self._digests != _NO_DIGESTS:
+            return False
+        first, flags, _, status, lengths, itt, _, stat_sn, exp_cmd_sn, max_cmd_sn, _, offset, residual = (
+            _DATA.unpack_from(stream._buffer, start)
+        )
+        task = self._tasks.get(itt)
+        if first != Op.DATA_IN or lengths & 0xFF000003 or task is None or task.read is None:
+            return False
+        end = offset + lengths
+        body = start + BHS_LENGTH
+        if stream._end - body < lengths or end > len(task.read):
+            return False
+        task.read[offset:end] = stream._view[body : body + lengths]
+        stream._start = body + lengths
+        if max_cmd_sn != self._max_cmd_sn:
+            self._allow(exp_cmd_sn, max_cmd_sn)
+        if flags & 0x01:
+            self._exp_stat_sn = (stat_sn + 1) & 0xFFFFFFFF
+            self._end_task(itt, flags, status, residual, b"")
+        return True
+
+    def _allow(self, exp_cmd_sn: int, max_cmd_sn: int) -> None:
+        """Note how many commands the target takes."""
+        if not sn_less(max_cmd_sn, self._max_cmd_sn) and not sn_less(max_cmd_sn, (exp_cmd_sn - 1) & 0xFFFFFFFF):
+            self._max_cmd_sn = max_cmd_sn
+
     def _take(self, header: Header, data: memoryview) -> None:
         opcode = header.opcode
         if opcode not in _ANSWERS:
             raise ProtocolFault(f"{self.name}: PDU of opcode 0x{opcode:02x}, which a target does not send")
-        if not sn_less(header.w32, self._max_cmd_sn) and not sn_less(header.w32, (header.w28 - 1) & 0xFFFFFFFF):
-            self._max_cmd_sn = header.w32
+        self._allow(header.w28, header.w32)
         if opcode == Op.DATA_IN:
             if header.flags & 0x01:
                 self._count(header)
@@ -271,12 +318,15 @@ class Connection:
         self._exp_stat_sn = (header.w24 + 1) & 0xFFFFFFFF
 
     def _finish(self, header: Header, sense: bytes) -> None:
-        task = self._tasks.pop(header.itt, None)
+        self._end_task(header.itt, header.flags, header.byte3, header.w44, sense)
+
+    def _end_task(self, itt: int, flags: int, status: int, residual: int, sense: bytes) -> None:
+        task = self._tasks.pop(itt, None)
         if task is None:
             return
-        task.status, task.sense, task.ended = header.byte3, sense, time.monotonic()
-        if header.flags & 0x06:
-            task.residual = header.w44 if header.flags & 0x02 else -header.w44
+        task.status, task.sense, task.ended = status, sense, time.monotonic()
+        if flags & 0x06:
+            task.residual = residual if flags & 0x02 else -residual
         if self.finished is not None:
             self.finished.append(task)
 
@@ -328,6 +378,14 @@ class Connection:
         task = Task(self._tag(), what, lun, read, write)
         self._tasks[task.itt] = task
         return task
+
+    def _send_plain(self, task: Task, cdb: bytes) -> None:
+        """Send a command without data of its own; most are, so it is put together in one step."""
+        flags, length = (FINAL | SIMPLE | READ, len(task.read)) if task.read is not None else (FINAL | SIMPLE, 0)
+        self._out.append(
+            _PLAIN.pack(Op.SCSI_COMMAND, flags, task.lun, task.itt, length, self._cmd_sn, self._exp_stat_sn, cdb)
+        )
+        self._cmd_sn = (self._cmd_sn + 1) & 0xFFFFFFFF
 
     def _answer_r2t(self, task: Task, header: Header) -> None:
         offset, length = header.w40, header.w44

@@ -86,6 +86,7 @@ def _lock(
 ) -> tuple[list[str], Callable[[], object]]:
     """Lock some of several devices on the host; see :class:`easycluster.devices.gpu.Gpus`."""
     leases = host._lab.leases
+    outer = leases.innermost(host)
     lease = leases.take(
         [host],
         shared=True,
@@ -96,10 +97,21 @@ def _lock(
         restore=False,
     )
 
+    # A lab that locks nothing picks nothing, either.
+    taken = lease.devices(host).get("gpu") or list(uuids[:count])
+
+    def end() -> None:
+        """Somebody has forgotten it."""
+        for one in list(host._connection.gpu._leases):
+            if set(one.uuids) & set(taken):
+                one.release()
+        lease.release()
+
+    lease.within, lease.end = outer, end
+
     def let_go() -> None:
         release = lease.release()
         if release.failures:
             raise LeaseError("; ".join(map(str, release.failures)), host.name)
 
-    # A lab that locks nothing picks nothing, either.
-    return lease.devices(host).get("gpu") or list(uuids[:count]), let_go
+    return taken, let_go

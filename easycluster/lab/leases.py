@@ -85,6 +85,9 @@ class Lease:
         self.label = label
         self._parts: dict[str, _Part] = {}
         self._released: Release | None = None
+        # What this one ends with, if it was not released before, and how.
+        self.within: Lease | None = None
+        self.end: Callable[[], object] = self.release
 
     def __enter__(self) -> Lease:  # noqa: PYI034  # typing.Self needs 3.11
         return self
@@ -350,7 +353,13 @@ class Leases:
 
     # Releasing -------------------------------------------------------------------------------------
 
+    def innermost(self, host: Host) -> Lease | None:
+        """The lease of a host that was taken last and is still held."""
+        return next((lease for lease in reversed(self._open) if host.name in lease._parts), None)
+
     def _release(self, lease: Lease) -> Release:
+        for inner in [one for one in self._open if one.within is lease]:
+            inner.end()
         # First, because coming back takes the lock, too.
         off = [host for host in self._lab._every.values() if host._connection.switched_off]
         trouble = overboot.bring_back(self._lab, [host for host in off if host.name in lease._parts]) if off else []

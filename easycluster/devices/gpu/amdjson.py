@@ -77,6 +77,11 @@ def _listed(data: Any) -> List[Dict[str, Any]]:
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
+def _index(one: Dict[str, Any]) -> int:
+    found = one.get("gpu")
+    return found if isinstance(found, int) else 0
+
+
 def _whole(value: Any) -> Optional[int]:
     found = quantity(value)
     return None if found is None else int(found)
@@ -89,11 +94,11 @@ def _generation(value: Any) -> Optional[int]:
 
 def amd_devices(listed: Any, static: Any, metric: Any = None) -> List[Device]:
     """The devices that ``amd-smi list``, ``static`` and ``metric`` speak of."""
-    more = {one.get("gpu"): one for one in _listed(static)}
-    now = {one.get("gpu"): one for one in _listed(metric)}
+    more = {_index(one): one for one in _listed(static)}
+    now = {_index(one): one for one in _listed(metric)}
     found = []
     for one in _listed(listed):
-        index = one.get("gpu")
+        index = _index(one)
         said, measured = more.get(index, {}), now.get(index, {})
         bus = str(find(one, "bdf") or find(said, "bus", "bdf") or "").lower()
         link = Link(
@@ -106,7 +111,7 @@ def amd_devices(listed: Any, static: Any, metric: Any = None) -> List[Device]:
         known = [str(schema).upper() for schema in schemas if schema is not None]
         found.append(
             Device(
-                index=int(index or 0),
+                index=index,
                 uuid=str(find(one, "uuid") or find(said, "asic", "asic_serial") or bus),
                 name=str(find(said, "asic", "market_name") or find(said, "board", "product_name") or "AMD"),
                 vendor="AMD",
@@ -144,7 +149,7 @@ def amd_values(metric: Any) -> Dict[int, Values]:
                 if value is not None:
                     values[name] = value
                     break
-        found[int(one.get("gpu") or 0)] = values
+        found[_index(one)] = values
     return found
 
 
@@ -165,7 +170,7 @@ def amd_processes(data: Any) -> Dict[int, List[Dict[str, Any]]]:
                 memory = quantity(find(info, "memory_usage", "vram_mem") or find(info, "mem_usage"), "B")
                 name = str(find(info, "name") or "?")
                 record = {"name": name, "pid": pid, "memory": None if memory is None else int(memory)}
-                found.setdefault(int(one.get("gpu") or 0), []).append(record)
+                found.setdefault(_index(one), []).append(record)
     return found
 
 

@@ -6,6 +6,7 @@ import array
 import base64
 import ctypes
 import re
+import struct
 from typing import Any, Dict, Mapping, Union
 
 __all__ = ["name_in", "packed", "unpacked"]
@@ -39,10 +40,18 @@ def packed(argument: Any) -> Dict[str, Any]:
         code = getattr(argument, "_type_", "")
         return {"number": str(code), "value": argument.value}
     if isinstance(argument, tuple) and len(argument) == 2:
-        return {"number": argument[0], "value": argument[1]}
+        return _number(*argument)
     if isinstance(argument, bool) or not isinstance(argument, (int, float)):
         raise TypeError(f"{argument!r} is no argument of a kernel; an array or a number is wanted")
-    return {"number": "i" if isinstance(argument, int) else "f", "value": argument}
+    return _number("i" if isinstance(argument, int) else "f", argument)
+
+
+def _number(code: Any, value: Any) -> Dict[str, Any]:
+    try:
+        struct.pack(code, value)  # what does not fit would be another number there
+    except (struct.error, OverflowError, TypeError) as exc:
+        raise ValueError(f"{value!r} is no number of type code {code!r}: {exc}") from None
+    return {"number": code, "value": value}
 
 
 def unpacked(one: Dict[str, Any], data: str) -> Any:

@@ -6,7 +6,6 @@ import array
 import base64
 import ctypes
 import hashlib
-import struct
 import time
 from typing import Any, Dict, List, Protocol, Sequence, Tuple
 
@@ -266,7 +265,6 @@ def run_kernel(
     try:
         for one in arguments:
             if "array" not in one:
-                struct.pack(one["number"], one["value"])  # refuses what does not fit, where ctypes would cut it
                 passed.append(_KINDS[one["number"]](one["value"]))
                 continue
             data = base64.b64decode(one["data"])

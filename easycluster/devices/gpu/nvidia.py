@@ -239,7 +239,6 @@ class SmiSampler:
         for _ in range(self._count):
             line = process.stdout.readline()
             if not line:
-                process.stdout.close()
                 return None
             try:
                 (row,) = smi.parse_rows(line, self._fields)
@@ -251,6 +250,7 @@ class SmiSampler:
     def close(self) -> None:
         """See Sampler."""
         process, self._process = self._process, None
-        if process is not None:
+        if process is not None and process.stdout is not None:
             process.kill()
             process.wait()
+            process.stdout.close()

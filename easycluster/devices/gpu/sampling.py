@@ -57,7 +57,8 @@ class Sampling:
             try:
                 values = self._sampler.sample()
             except (GpuError, OSError, ValueError) as exc:
-                self._trouble = str(exc)
+                # What it reads from may be closed under its eyes when it is told to end.
+                self._trouble = "" if self._stop.is_set() else str(exc)
                 return
             if values is None:
                 if not last and not self._stop.is_set():

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from easycluster.client import quick
+from easycluster.client import crowd, quick
 from easycluster.client import requests as waiting
 from easycluster.link.operations import Op, describe_operation
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
 __all__ = ["CallInProgress", "calls_in_progress"]
+
+# The functions that wait for a call without a method of the client.
+_QUICK = {("call", quick.__file__), ("call_among_others", crowd.__file__)}
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def calls_in_progress() -> list[CallInProgress]:
 def _waited_for(frame: FrameType | None) -> Iterator[CallInProgress | None]:
     while frame is not None:
         name, file = frame.f_code.co_name, frame.f_code.co_filename
-        if name == "call" and file == quick.__file__:
+        if (name, file) in _QUICK:
             yield _quick_call(frame.f_locals)
         elif name == "_await_until" and file == waiting.__file__:
             names = frame.f_locals

@@ -18,7 +18,8 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from easycluster.link.sending import is_quick
+from easycluster.client.crowd import make_call_among_others
+from easycluster.link.sending import GATHER_BODY, is_quick
 from easycluster.link.session import name_parts
 from easycluster.wire.frames import MAX_INLINE, PLAIN_HEADER, Kind, plain_kind
 from easycluster.wire.pickling import BULK, FAILED, STACK_GLOBAL, is_plain_dumps, keep, met, required, take_met
@@ -60,6 +61,7 @@ def make_call(
     is_owned, take_role, leave_role = reading._is_owned, reading.acquire, reading.release
     # Nobody closes the stream while we hold the reading role.
     (read, sizes), (write, flags) = stream.read_step, stream.write_step
+    waiting, call_among_others = session.pending, make_call_among_others(client, session)
     sealed = session.macs is not None
     if session.macs is not None:
         (copy_out_inner, copy_out_outer), (copy_in_inner, copy_in_outer) = session.macs
@@ -83,7 +85,11 @@ def make_call(
             body, buffers = values.finish_dumps(operation, name_parts, body, take_met())
             if buffers or len(body) > MAX_INLINE:
                 return owner()._request_pickled(session, operation, body, buffers, thread, origexc)
-        if dropped or is_owned() or not take_role(False):
+        if dropped or is_owned():
+            return owner()._request_pickled(session, operation, body, (), thread, origexc)
+        if waiting or session.awake or not take_role(False):
+            if len(body) <= GATHER_BODY:
+                return call_among_others(operation, body, thread, origexc)
             return owner()._request_pickled(session, operation, body, (), thread, origexc)
         pending = None
         began = monotonic()

@@ -272,16 +272,18 @@ class Requests(Calls):
             self._wait_for_output(pending.items[0])
         except Expired:
             raise self._timed_out(session, pending, timeout) from None
-        except OSError as exc:
-            if exc is session.ended:
-                raise self._explained(session, pending) from exc
-            raise
-        except BaseException:
-            session.pending.pop(pending.request, None)
-            self._stop(session, pending)
-            abandon(pending, Unwanted(session))
+        except BaseException as exc:
+            self._given_up(session, pending, exc)
             raise
         return self._loaded(session, pending.items.popleft())
+
+    def _given_up(self, session: NearSession, pending: Pending, exc: BaseException) -> None:
+        """Raise why the session has ended if that is why a wait has; else nobody wants the answer any more."""
+        if exc is session.ended:
+            raise self._explained(session, pending) from exc
+        session.pending.pop(pending.request, None)
+        self._stop(session, pending)
+        abandon(pending, Unwanted(session))
 
     def _unpacked(self, session: NearSession, message: Any) -> tuple[Any, RemoteException | None]:
         """Return the value or the error that an answer carries, after the output that belongs before it."""

@@ -104,7 +104,7 @@ def make_serve_waiting(worker: Worker, session: WorkerSession, thread: FarThread
                 gathered.append(_pack(len(body), _PLAIN_REPLY, request, 0) + body)
                 if len(gathered) >= GATHER:
                     session.flush()
-                elif not session.flush_due:
+                elif waiting and not session.flush_due:
                     session.gathered_some()
             else:
                 flags, mark = session.mark()
@@ -119,7 +119,10 @@ def make_serve_waiting(worker: Worker, session: WorkerSession, thread: FarThread
             # Not earlier: with the value may go the last proxy for an object that the answer brings back.
             value = operation = function = None
         if gathered:
-            session.flush()
+            if session.awake > 0:
+                session.awake -= 1
+            if not session.awake:
+                session.flush()
 
     is_plain_dumps("values")(serve_waiting)
     return serve_waiting

@@ -45,7 +45,7 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
     sleepers, operations, kept = session._sleepers, session._operations, session.items.kept
     values, namespace = session.values, worker.namespace
     names, hidden, get_global = namespace.names, namespace.hidden, namespace.get_global
-    reading = session._reading
+    reading, gathered = session._reading, session.gathered
     take_role, leave_role = reading.acquire, reading.release
     waiting, unwanted, ident = thread.inbox.items, worker.cancelled, thread.ident
     begin, ended = thread.running.append, thread.running.pop
@@ -62,7 +62,7 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
         body: Any = None
         buffers: Any = None
         kind = Kind.REPLY
-        while not waiting and not special and take_role(False):
+        while not waiting and not special and not gathered and take_role(False):
             try:
                 begun, number, chunks = decoder._state
                 if begun or chunks:

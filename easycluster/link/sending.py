@@ -40,7 +40,7 @@ GATHER_BODY = 1024
 _monotonic = time.monotonic
 _pack = HEADER.pack
 _take = deque.popleft
-# Milliseconds after which nobody is sending what the quick way has begun to send.
+# Looks after which, in about two seconds, nobody is sending what the quick way has begun to send.
 _TRIES = 2000
 # Code of the functions that is_quick() decorates.
 _quick: Set[CodeType] = set()
@@ -108,6 +108,8 @@ class Sender:
         self.gathered: Deque[bytes] = deque()
         # Whether somebody is on the way who sends what is gathered.
         self.flush_due = False
+        # How many threads were woken and will have something to send in a moment, perhaps.
+        self.awake = 0
         self._dropped = dropped
 
     # Gathering ---------------------------------------------------------------------------------
@@ -139,10 +141,16 @@ class Sender:
         writing = self._writing
         if writing._is_owned():  # type: ignore[attr-defined]  # of an RLock
             self._reclaim(writing)
-        with writing:
-            self._begin_to_write()
-            self._queue_gathered()
-            self._drain(deadline)
+        try:
+            with writing:
+                self._begin_to_write()
+                self._queue_gathered()
+                self._drain(deadline)
+        except BaseException:
+            if self.ended is None and (self.gathered or self._outgoing):
+                # Other threads rely on this.
+                flush_soon(self)
+            raise
 
     def flush_if_free(self) -> bool:
         """Send what is gathered as far as the link takes it at once; return whether something is left."""
@@ -331,11 +339,11 @@ class Sender:
         """
         if _is_inside(self, sys._getframe(1)):
             raise _in_the_middle()
-        for _ in range(_TRIES):
+        for number in range(_TRIES):
             if self.sending is None:
                 return
             # It writes without waiting, so this is short unless nobody does it any more.
-            time.sleep(0.001)
+            time.sleep(0.00005 if number < 100 else 0.001)
         self.settle()
 
     def settle(self) -> None:

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "name_parts"]
 
+# Seconds that a message waits for those of threads which were woken just before.
+PATIENCE = 0.0001
+# Seconds after which a thread looks whether its message was sent, if another was about to do that.
+LOOK_UP = 0.02
+
 _monotonic = time.monotonic
 _take = deque.popleft
 _REPLY, _RAISE = Kind.REPLY, Kind.RAISE
@@ -86,6 +91,8 @@ class Session(Sender):
         # to the thread that waits there.
         self.inside: Dict[int, int] = {}
         self.completions: Deque[Pending] = deque()
+        # Who waits for threads that are awake to send what is gathered.
+        self._collector: Optional[Waiter] = None
         # Why a plain call has to go the long way; empty for most sessions.
         self.special: Set[str] = set()
         self._ended: Optional[BaseException] = None
@@ -221,14 +228,18 @@ class Session(Sender):
     def wait_some(self, waiter: Waiter, deadline: Optional[float] = None) -> None:
         """As :meth:`wait_item`, but leave the frame where it is."""
         items = waiter.items
-        if self.gathered and not items:
-            self.flush(deadline)
-        reading = self._reading
+        gathered, reading = self.gathered, self._reading
         if reading._is_owned():
             self._reclaim(reading)
         while not items:
             if self.ended is not None:
                 raise self.ended
+            if gathered:
+                if self.awake > 0:
+                    self._leave_to_others(waiter, deadline)
+                    continue
+                self._collector = None
+                self.flush(deadline)
             if reading.acquire(blocking=False):
                 try:
                     while not items and self.ended is None:
@@ -238,27 +249,53 @@ class Session(Sender):
             else:
                 self._sleep(waiter, deadline)
 
-    def _sleep(self, waiter: Waiter, deadline: Optional[float]) -> None:
-        """Sleep until ``waiter`` has news or the reading role is free."""
+    def _leave_to_others(self, waiter: Waiter, deadline: Optional[float]) -> None:
+        """Sleep while what is gathered waits for threads that are awake, but not for long.
+
+        One thread sees to that, the collector.  The others sleep longer, in case it is interrupted.
+        """
+        collects = self._collector is None
+        if collects:
+            self._collector = waiter
+        try:
+            woken = self._sleep(waiter, deadline, PATIENCE if collects else LOOK_UP)
+        finally:
+            if self._collector is waiter:
+                self._collector = None
+            else:
+                collects = False
+        if not woken and self.gathered and (collects or not waiter.items):
+            if not collects or len(self.gathered) < 2:
+                # Nobody came.
+                self.awake = 0
+            self.flush(deadline)
+
+    def _sleep(self, waiter: Waiter, deadline: Optional[float], span: float = -1.0) -> bool:
+        """Sleep until ``waiter`` has news or the reading role is free, or for ``span`` seconds.
+
+        Returns:
+            False if nobody has woken us.
+        """
         lock = allocate_lock()
         lock.acquire()
         waiter.lock = lock
         key = id(waiter)
         self._sleepers[key] = waiter
         try:
-            watcher = self._watcher
-            if watcher is not None and watcher.reading:
-                watcher.kick()
-            elif self._reading_is_free():
-                return
+            if span < 0:
+                watcher = self._watcher
+                if watcher is not None and watcher.reading:
+                    watcher.kick()
+                elif self._reading_is_free():
+                    return True
             if waiter.items or self.ended is not None:
-                return
-            if deadline is None:
-                lock.acquire()
-            else:
+                return True
+            if deadline is not None:
                 remaining = deadline - _monotonic()
-                if remaining <= 0 or not lock.acquire(timeout=remaining):
+                if remaining <= 0:
                     raise Expired
+                span = min(span, remaining) if span > 0 else remaining
+            return lock.acquire(timeout=span)
         finally:
             self._sleepers.pop(key, None)
             waiter.lock = None
@@ -371,6 +408,7 @@ class Session(Sender):
                     urgent = urgent or not answered.quiet
                 lock = answered.lock
                 if lock is not None:
+                    self.awake += 1
                     wake(lock)
                 continue
             waiter: Optional[Waiter] = None
@@ -387,6 +425,7 @@ class Session(Sender):
             waiter.items.extend(map(_take, (ready,)))
             lock = waiter.lock
             if lock is not None:
+                self.awake += 1
                 wake(lock)
         decoder.rest()
         if completed:

@@ -1,0 +1,66 @@
+"""The way of a plain call while other threads wait for theirs: sent and read with them.
+
+A thread that has the link to itself writes, sleeps in its read and is woken by the kernel.  Threads that
+share it would each pay for a write of their own and for a change of the reader.  So here a call is laid beside
+those of other threads (:mod:`easycluster.client.gather`): the answers to what travelled together come together,
+whoever reads wakes all that have theirs, and what these ask next waits until the last of them has asked
+(:meth:`~easycluster.link.session.Session.wait_some`).
+"""
+
+from __future__ import annotations
+
+import pickle
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from easycluster.link.pending import Pending
+from easycluster.wire.frames import PLAIN_HEADER, Kind, plain_kind
+from easycluster.wire.pickling import STACK_GLOBAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from easycluster.client.client import BaseClient
+    from easycluster.client.session import NearSession
+
+__all__ = ["make_call_among_others"]
+
+_PLAIN_CALL = plain_kind(Kind.CALL)
+_REPLY = Kind.REPLY
+_pack, _loads = PLAIN_HEADER.pack, pickle.loads
+
+
+def make_call_among_others(client: BaseClient, session: NearSession) -> Callable[..., Any]:
+    """Return ``call_among_others(operation, body, thread, origexc)`` for calls that are pickled and small.
+
+    Args:
+        client: Takes over whatever is not a plain answer; not kept alive.
+        session: Its session.
+    """
+    owner: Callable[[], Any] = weakref.ref(client)
+    waiting, gathered, ids, values = session.pending, session.gathered, session._ids, session.values
+    completions = session.completions
+
+    def call_among_others(operation: tuple[Any, ...], body: bytes, thread: int, origexc: bool | str) -> Any:
+        request = 0
+        pending = Pending(operation, True)
+        try:
+            pending.request = request = next(ids)
+            waiting[request] = pending
+            gathered.append(_pack(len(body), _PLAIN_CALL, request, thread) + body)
+            if session.awake > 0:
+                session.awake -= 1
+            session.wait_some(pending)
+        except BaseException as exc:
+            owner()._given_up(session, pending, exc)
+            raise
+        kind, flags, _request, _thread, answer, buffers = pending.items[0]
+        if kind != _REPLY or flags or buffers or completions or STACK_GLOBAL in answer:
+            request = 0
+            return owner()._finished(session, None, pending, None, None, origexc)
+        try:
+            return _loads(answer)
+        except Exception as exc:
+            raise values.not_rebuilt(exc) from exc
+
+    return call_among_others

@@ -52,6 +52,7 @@ UseDNS no
 PrintMotd no
 MaxStartups 100
 MaxSessions 100
+Subsystem sftp internal-sftp
 SetEnv HOME={folder}/home PATH={folder}/bin:/usr/local/bin:/usr/bin:/bin
 """
 

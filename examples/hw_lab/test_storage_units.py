@@ -69,3 +69,12 @@ def test_a_bad_block_is_reported_where_it_is(remote_hosts):
     session.write(123, bytes(512))
     target.fail_blocks(1, 0, 0)
     assert session.read(123, 1) == bytes(512)
+
+
+@pytest.mark.ec_each("san")
+def test_a_judge_who_is_not_ours_finds_nothing(ec_host):
+    """Conformance, by `iscsi-test-cu` of libiscsi; a part that takes no time, `conformance()` runs all."""
+    found = ec_host.san.conformance("SCSI.Inquiry")
+
+    assert found.failed == []
+    assert found.passed

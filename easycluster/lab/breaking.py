@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from easycluster.errors import Unsupported
 from easycluster.lab.faults import Fault, breaker
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from easycluster.lab.lab import Lab
 
 __all__ = ["begin_fault", "begin_kill"]
+
+# Seconds for which a host that we have killed stays ours: so long others wait for it if we ourselves are killed.
+_OURS: Final = 120.0
 
 
 def begin_fault(lab: Lab, host: Host, what: str, begin: Callable[[FaultDriver], Callable[[], None]]) -> Fault:
@@ -58,7 +61,7 @@ def begin_kill(lab: Lab, host: Host) -> Fault:
     _refuse(host, what)
     lab.leases.need_exclusive(host, what)
     switch = _Plug(breaker(host, host._entry.settings.get("faults", {})), what)
-    switch_off(lab, host, switch, what)
+    switch_off(lab, host, switch, what, _OURS)
 
     def end() -> None:
         # Somebody may have switched it on already; then it is only let go of.

@@ -270,7 +270,9 @@ def _is_switched_only(host: Host) -> bool:
     return bool(host._entry.settings.get("runs_on")) or host._entry.target.via == "local"
 
 
-def switch_off(lab: Lab, host: Host, driver: PowerDriver, word: str = "power('off')") -> None:
+def switch_off(
+    lab: Lab, host: Host, driver: PowerDriver, word: str = "power('off')", seconds: float = OFF_TIME
+) -> None:
     """Switch a host off; its lease goes on, and what is used of it meanwhile is a HostIsOff.
 
     Args:
@@ -278,13 +280,14 @@ def switch_off(lab: Lab, host: Host, driver: PowerDriver, word: str = "power('of
         host: Which.
         driver: Switches it, also on again at the end of the lease.
         word: What was called.
+        seconds: How long nobody else is to get it when it comes up, counted from now.
     """
     connection = host._connection
     if connection.switched_off:
         return
     client: Any = connection.client()
     overboot.refuse_others(lab.leases, host, word)
-    before = overboot.carry(lab.leases, host, OFF_TIME)
+    before = overboot.carry(lab.leases, host, seconds)
     what = f"{word} at {clock(time.time())}"
     with connection.expected():
         try:

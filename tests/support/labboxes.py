@@ -7,6 +7,7 @@ files of yours.  ``fresh_labbox`` is a new one for one test, ready in half a sec
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from easycluster.labbox import LabBox, missing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ACCOUNTS", "CHECKOUT", "HOSTS", "fresh_labbox", "labbox", "require_labbox"]
+__all__ = ["ACCOUNTS", "CHECKOUT", "HOSTS", "fresh_labbox", "labbox", "require_labbox", "require_parts"]
 
 HOSTS = ("gpu[01:02]", "san1", "bench")
 # Accounts of users on them, besides root's.
@@ -35,6 +36,15 @@ def require_labbox() -> None:
         pytest.fail(text, pytrace=False)
     if text:
         pytest.skip(text)
+
+
+def require_parts(*programs: str) -> None:
+    """Skip the test where one of these programs is not installed; in CI it fails instead."""
+    lacking = [one for one in programs if not shutil.which(one, path=os.environ["PATH"] + ":/usr/sbin:/sbin")]
+    if lacking and os.environ.get("CI") == "true":
+        pytest.fail(f"{', '.join(lacking)} not installed", pytrace=False)
+    if lacking:
+        pytest.skip(f"{', '.join(lacking)} not installed")
 
 
 @pytest.fixture(scope="session")

@@ -375,10 +375,14 @@ class Sender:
                 continue
             try:
                 counts.extend(stream.write_map(memoryview(piece)[done:] if done else piece))
+                if done + counts[-1] == len(piece):
+                    continue
             except BlockingIOError:
-                self._read_while_blocked(deadline)
+                pass
             except OSError as exc:
                 self._broken(exc)
+            # To try once more what was taken in part would only cost another system call.
+            self._read_while_blocked(deadline)
         self.writer_at_work = False
 
     def _read_while_blocked(self, deadline: Optional[float]) -> None:

@@ -142,6 +142,14 @@ class Incoming:
         """Whether all is here."""
         return self._index == len(self._places)
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to :meth:`settle`: a whole chunk."""
+        if self.whole:
+            return True
+        left = self._places[self._index].size - self._offset
+        return sum(self.counts) >= min(CHUNK, left) + len(self._tag)
+
     def _chunk(self) -> memoryview:
         """Return the place of the next chunk.
 

@@ -216,16 +216,13 @@ class FrameEncoder:
         pieces: List[Buffer] = [data]
         mac = self._mac
         for view in views:
-            if mac is None:
-                pieces.append(view)
-                continue
             for start in range(0, view.nbytes, CHUNK):
                 chunk = view[start : start + CHUNK]
-                # A closure over (mac, number) would hash lazily, while the last chunk travels; the
-                # sender hashes chunk n + 1 while the kernel still empties chunk n, which does the same.
                 pieces.append(chunk)
-                pieces.append(_LazyTag(mac, number, chunk))  # type: ignore[arg-type]  # resolved by the link
-                number += 1
+                if mac is not None:
+                    # The sender hashes chunk n + 1 while the kernel still empties chunk n.
+                    pieces.append(_LazyTag(mac, number, chunk))  # type: ignore[arg-type]  # resolved by the link
+                    number += 1
         return number, pieces
 
 
@@ -315,6 +312,8 @@ class FrameDecoder:
         begun, number, chunks = self._state
         rest, incoming, ready = begun or _NOTHING
         assert incoming is not None
+        if not incoming.ready:
+            return
         following, number = incoming.settle(sum(incoming.counts), self._mac, number)
         if following.whole:
             self._state = ((rest, None, deque([*ready, _finish(following)])), number, chunks)

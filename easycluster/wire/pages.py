@@ -38,7 +38,7 @@ def _find_new_bytearray() -> Callable[[int], bytearray]:
     except AttributeError:  # no ctypes, or another Python than CPython
         return bytearray
     make.argtypes, make.restype = [ctypes.c_char_p, ctypes.c_ssize_t], ctypes.py_object
-    return lambda size: make(None, size)  # type: ignore[no-any-return]  # as restype says
+    return lambda size: make(None, size)
 
 
 _madvise = _find_madvise()

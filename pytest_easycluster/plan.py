@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 _NO_LAB = "--ec-plan needs a lab: give --ec-inventory FILE"
 
 
-def prepare(config: pytest.Config) -> None:
+def prepare(config: pytest.Config, has_lab: bool) -> None:
     """Plan in this process: workers of pytest-xdist would each make the same plan, and show none.
+
+    It has read its options by now, and starts them when it is configured, which it is last of all.
 
     Raises:
         pytest.UsageError: Without a lab.
@@ -27,7 +29,7 @@ def prepare(config: pytest.Config) -> None:
     for name, value in (("numprocesses", None), ("dist", "no"), ("tx", [])):
         if hasattr(config.option, name):
             setattr(config.option, name, value)
-    if not (config.getoption("ec_inventory") or config.getini("ec_inventory")):
+    if not has_lab:
         raise pytest.UsageError(_NO_LAB)
 
 

@@ -1,25 +1,29 @@
 """The entry of the plugin.  Imported in every pytest run, so it says what there is and leaves the rest for later.
 
-Each module that a run without a lab imports costs it as much as all options do, so hooks that every run has are here.
-They look whether there is anything to do, and import only then.  They are three plugins, so that each can be left out:
-``-p no:easycluster-collecting``, ``-tracebacks``, ``-farside``.
+A run without a lab pays for each module, hook, option and plugin that pytest is given.  So the hooks that such a run
+needs are here, few of them, and look whether there is anything to do; what does it is imported only then.
+Parts of it can be left out by name, as plugins of pytest can: ``-p no:easycluster-collecting``, ``-tracebacks``,
+``-farside``.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_easycluster.fixtures import ec, ec_host, ec_inventory, gpu_node, remote_hosts, san_target
 from pytest_easycluster.options import add_options
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from typing import Literal
 
-# The fixtures are here for pytest to find.
+    from easycluster.lab import GpuNode, Host, Hosts, Inventory, Lab, SanTarget
+
+    ScopeName = Literal["session", "package", "module", "class", "function"]
+
 __all__ = ["ec", "ec_host", "ec_inventory", "gpu_node", "remote_hosts", "san_target"]
 
 MARKERS = (
@@ -44,69 +48,74 @@ MARKERS = (
 )
 
 
+# What suites may implement, see `hookspecs`.
+HOOKS = tuple(f"pytest_easycluster_{word}" for word in ("lab", "leased", "release", "verdict", "lost"))
+
+COLLECTING, TRACEBACKS, FARSIDE = "easycluster-collecting", "easycluster-tracebacks", "easycluster-farside"
+KEYS = "easycluster-keys"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what the command line and the ini file can say."""
     add_options(parser)
 
 
-def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Add the hooks that suites may implement."""
-    from pytest_easycluster import hookspecs
-
-    pluginmanager.add_hookspecs(hookspecs)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
-    """Make a plan in one process, where one is asked for."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers, and read the lab file if there is one."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    # `pytest --help --ec-inventory x` is a question about pytest, not about x.
+    if config.getoption("help", False):
+        return
+    wanted = config.getoption("ec_inventory") or os.environ.get("EC_INVENTORY") or config.getini("ec_inventory")
     if config.getoption("ec_plan"):
         from pytest_easycluster.plan import prepare
 
-        prepare(config)
-    return (yield)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers and what every run has, and read the lab file if there is one."""
-    for marker in MARKERS:
-        config.addinivalue_line("markers", marker)
-    config.pluginmanager.register(Tracebacks(), "easycluster-tracebacks")
-    config.pluginmanager.register(FarSides(), "easycluster-farside")
-    config.pluginmanager.register(Collecting(), "easycluster-collecting")
-    wanted = config.getoption("ec_inventory") or os.environ.get("EC_INVENTORY") or config.getini("ec_inventory")
-    # `pytest --help --ec-inventory x` is a question about pytest, not about x.
-    if wanted and not config.getoption("help", False):
+        prepare(config, bool(wanted))
+    if wanted:
         from pytest_easycluster.session import start
 
         start(config)
 
 
-def pytest_make_parametrize_id(val: object) -> str | None:
-    """Name a test that is given a key as keys are shown everywhere: pytest writes out all that is bytes."""
-    return repr(val) if type(val).__module__ == "easycluster.keys" else None
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one item per host of tests marked ``ec_each``, and have keys named as keys are shown everywhere."""
+    if "ec_host" in metafunc.fixturenames and not _is_left_out(metafunc.config, COLLECTING):
+        from pytest_easycluster.collecting import make_items
+
+        make_items(metafunc)
+    if "easycluster.keys" in sys.modules and not metafunc.config.pluginmanager.has_plugin(KEYS):
+        from pytest_easycluster.secrets import KeyNames
+
+        metafunc.config.pluginmanager.register(KeyNames(), KEYS)
 
 
-class Collecting:
-    """Looks at what tests ask for; see :mod:`pytest_easycluster.collecting`."""
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn the report of a file or class into a failure if markers of its tests are faulty."""
+    report = yield
+    manager = collector.config.pluginmanager
+    if any(_is_unknown(manager, name) for name in HOOKS):
+        # In a run without a lab, a suite that has a hook for it: pytest would say that there is no such hook.
+        from pytest_easycluster import hookspecs
 
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Make one item per host of tests marked ``ec_each``."""
-        if "ec_host" in metafunc.fixturenames:
-            from pytest_easycluster.collecting import make_items
+        manager.add_hookspecs(hookspecs)
+    if report.passed and not _is_left_out(collector.config, COLLECTING):
+        items = [one for one in report.result or () if isinstance(one, pytest.Item) and _concerns_us(one)]
+        if items:
+            from pytest_easycluster.collecting import judge
 
-            make_items(metafunc)
+            judge(report, items)
+    return report
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_make_collect_report(self) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Turn the report of a file or class into a failure if markers of its tests are faulty."""
-        report = yield
-        if report.passed:
-            items = [one for one in report.result or () if isinstance(one, pytest.Item) and _concerns_us(one)]
-            if items:
-                from pytest_easycluster.collecting import judge
 
-                judge(report, items)
-        return report
+def _is_unknown(manager: pytest.PytestPluginManager, name: str) -> bool:
+    """Whether somebody has a hook by this name, and nobody has said that there is one."""
+    caller = getattr(manager.hook, name, None)
+    return caller is not None and not caller.has_spec()
 
 
 def _concerns_us(item: pytest.Item) -> bool:
@@ -118,50 +127,128 @@ def _concerns_us(item: pytest.Item) -> bool:
     return "ec_host" in names or any(name not in known and name != "request" for name in names)
 
 
-class Tracebacks:
-    """Keeps our own frames out of tracebacks; see :mod:`pytest_easycluster.tracebacks`."""
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-        """Leave our own frames out of what the report shows."""
-        # Not imported, it has no part in the failure.
-        if call.excinfo is not None and "easycluster" in sys.modules and not item.config.getoption("fulltrace"):
-            from pytest_easycluster.tracebacks import leave_out_our_own
-
-            leave_out_our_own(call.excinfo.value)
-
-
-class FarSides:
-    """Tells far sides what this run wishes of them; see :mod:`pytest_easycluster.farside`."""
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Begin, if there is a lab, or test modules have imported EasyCluster."""
-        _enable_if_used(session.config)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Begin, if the test before has imported EasyCluster."""
-        _enable_if_used(item.config)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Name in the title of a failure the hosts that it happened on."""
-        report = yield
-        if report.failed and call.excinfo is not None and "easycluster" in sys.modules:
-            from pytest_easycluster.farside import hosts_of
-
-            hosts = hosts_of(call.excinfo.value)
-            if hosts:
-                path, line, title = report.location
-                report.location = (path, line, f"{title} on {', '.join(hosts)}")
-        return report
-
-
-def _enable_if_used(config: pytest.Config) -> None:
-    # Who reads a lab file has imported the second.
-    if "easycluster.client.client" in sys.modules or "easycluster.lab" in sys.modules:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tell far sides what this run wishes of them, if anything has imported EasyCluster; see `farside`."""
+    if "easycluster.client.client" in sys.modules and not _is_left_out(item.config, FARSIDE):
         from pytest_easycluster.farside import enable
 
-        enable(config)
+        enable(item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep our own frames out of what a failure shows, and name in its title the hosts that it happened on."""
+    # Not imported, it has no part in the failure.
+    if call.excinfo is None or "easycluster" not in sys.modules:
+        return (yield)
+    if not item.config.getoption("fulltrace") and not _is_left_out(item.config, TRACEBACKS):
+        from pytest_easycluster.tracebacks import leave_out_our_own
+
+        leave_out_our_own(call.excinfo.value)
+    report = yield
+    if report.failed and not _is_left_out(item.config, FARSIDE):
+        from pytest_easycluster.farside import hosts_of
+
+        hosts = hosts_of(call.excinfo.value)
+        if hosts:
+            path, line, title = report.location
+            report.location = (path, line, f"{title} on {', '.join(hosts)}")
+    return report
+
+
+def _is_left_out(config: pytest.Config, part: str) -> bool:
+    return config.pluginmanager.is_blocked(part)
+
+
+# Fixtures.  They exist in every run, so that tests which need a lab can say so without one. ---------
+
+
+def scope_of(fixture_name: str, config: pytest.Config) -> ScopeName:
+    """The scope that the lab file gives to a fixture that also exists without one."""
+    if "easycluster.lab" not in sys.modules:
+        return "function"  # nobody has read a lab file
+    from pytest_easycluster.access import find_lab
+
+    lab = find_lab(config)
+    scope: ScopeName = "function" if lab is None else lab.inventory.fixtures[fixture_name].scope  # type: ignore[assignment]  # checked when read
+    return scope
+
+
+def _lab_of(request: pytest.FixtureRequest) -> Lab:
+    """The lab; without one the test ends here, see :func:`pytest_easycluster.access.need_lab`."""
+    from pytest_easycluster.access import need_lab
+
+    return need_lab(request.config)
+
+
+@pytest.fixture(scope="session")
+def ec(request: pytest.FixtureRequest) -> Lab:
+    """The lab, for fixtures of one's own.
+
+    `with ec.lease("gpu", count=2) as hosts:` picks hosts, locks them, and sets them back in the end; `ec.hosts` has
+    all hosts that this run may use.
+    """
+    return _lab_of(request)
+
+
+@pytest.fixture(scope="session")
+def ec_inventory(request: pytest.FixtureRequest) -> Inventory:
+    """What the lab file says; nothing is connected."""
+    return _lab_of(request).inventory
+
+
+@pytest.fixture
+def remote_hosts(request: pytest.FixtureRequest) -> Hosts:
+    """The hosts that `@pytest.mark.ec_hosts(...)` asks for, in its order; all hosts without that marker.
+
+    `remote_hosts[0]`, `remote_hosts["gpu01"]` and, for named ones, `remote_hosts["sender"]` are hosts; they can also
+    be unpacked and iterated. All hosts of an unmarked test are shared with others, each from its first use on.
+    """
+    lab = _lab_of(request)
+    from pytest_easycluster.giving import give_marked
+
+    return give_marked(request, lab)
+
+
+@pytest.fixture
+def ec_host(request: pytest.FixtureRequest) -> Host:
+    """The host of this item of a test marked `@pytest.mark.ec_each("gpu")`, which runs once for each host."""
+    lab = _lab_of(request)
+    from pytest_easycluster.giving import give_each
+
+    return give_each(request, lab)
+
+
+@pytest.fixture(scope=scope_of)
+def gpu_node(request: pytest.FixtureRequest) -> GpuNode:
+    """A host with role `gpu`; its attributes are the functions of the role's code.
+
+    It is shared with others unless the test is marked `ec_destructive`, or the lab file says otherwise. The entry
+    `gpu_node:` of `fixtures:` in the lab file can ask for more than the role.
+    """
+    lab = _lab_of(request)
+    from pytest_easycluster.giving import give_one
+
+    host: GpuNode = give_one(request, lab, "gpu_node")  # type: ignore[assignment]  # the role makes the class
+    return host
+
+
+@pytest.fixture(scope=scope_of)
+def san_target(request: pytest.FixtureRequest) -> SanTarget:
+    """A host with role `san`; its attributes are the functions of the role's code. Nobody else has it meanwhile."""
+    lab = _lab_of(request)
+    from pytest_easycluster.giving import give_one
+
+    host: SanTarget = give_one(request, lab, "san_target")  # type: ignore[assignment]  # the role makes the class
+    return host
+
+
+_FOR_PYTEST = [*__all__, *(name for name in globals() if name.startswith("pytest_"))]
+
+
+def __dir__() -> list[str]:
+    """What pytest looks through, more than once, for hooks and fixtures."""
+    return _FOR_PYTEST

@@ -47,6 +47,14 @@ class Masker:
         return report
 
 
+class KeyNames:
+    """Names tests that are given a key as keys are shown everywhere: pytest writes out all that is bytes."""
+
+    def pytest_make_parametrize_id(self, val: object) -> str | None:
+        """Name a key."""
+        return repr(val) if type(val).__module__ == "easycluster.keys" else None
+
+
 def masked(value: Any, mask: Callable[[str], str]) -> Any:
     """The value with secrets masked in every text of it; pytest's objects are changed in place."""
     if isinstance(value, str):

@@ -10,12 +10,14 @@ import pytest
 
 from easycluster.lab import DEFAULT_FIXTURES, InventoryError, Lab, read_inventory
 from easycluster.lab.sources import from_environment, seen_from_here
-from pytest_easycluster import leasing, pool, quarantine, secrets
+from pytest_easycluster import hookspecs, leasing, pool, quarantine, secrets
 from pytest_easycluster.access import LAB
 from pytest_easycluster.again import Again
+from pytest_easycluster.farside import enable
 from pytest_easycluster.giving import make_fixtures
 from pytest_easycluster.gpus import GpuTests
 from pytest_easycluster.guards import register
+from pytest_easycluster.plugin import FARSIDE
 from pytest_easycluster.report import LiveOutput, add_sections, header
 from pytest_easycluster.unsupported import Skipper
 
@@ -45,6 +47,7 @@ def start(config: pytest.Config) -> None:
         config.add_cleanup(live.finish)
     lab = Lab(inventory, live=live)
     config.stash[LAB] = lab
+    config.pluginmanager.add_hookspecs(hookspecs)
     # A run that ends before its session began has no pytest_sessionfinish.
     config.add_cleanup(partial(_close, lab))
     config.pluginmanager.register(LabSession(lab), "easycluster-lab")
@@ -86,6 +89,11 @@ class LabSession:
         self.lab = lab
         self._still_open: list[str] = []
         self._fixtures = OUR_FIXTURES | set(lab.inventory.fixtures)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Let far sides know what this run wishes of them, before anybody connects one."""
+        if not session.config.pluginmanager.is_blocked(FARSIDE):
+            enable(session.config)
 
     def pytest_report_header(self) -> list[str]:
         """Say which lab this is, and how much of it is used."""

@@ -194,3 +194,63 @@ def test_hooks_of_a_suite(lab):
         "verdict test_lost setup LOST down",
         "lost down connection refused",
     ]
+
+
+def test_hooks_of_a_suite_are_known_without_a_lab_and_a_misprint_is_not(lab):
+    lab.tests("def test_it(): pass")
+    hook = "def pytest_easycluster_leased(node, hosts): pass"
+    (lab.pytester.path / "conftest.py").write_text(hook)
+    lab.run(lab=None).assert_outcomes(passed=1)
+
+    (lab.pytester.path / "conftest.py").write_text(hook.replace("leased", "leasd"))
+    result = lab.run(lab=None)
+
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    (result.stderr if "leasd" in result.stderr.str() else result.stdout).fnmatch_lines(
+        ["*unknown hook 'pytest_easycluster_leasd'*"]
+    )
+
+
+def test_every_hook_is_one_that_is_looked_for(lab):
+    from pytest_easycluster import hookspecs
+    from pytest_easycluster.plugin import HOOKS
+
+    assert set(HOOKS) == {name for name in vars(hookspecs) if name.startswith("pytest_")}
+
+
+def test_keys_are_named_as_keys_where_tests_get_them(lab):
+    lab.tests("""
+        from easycluster import generate_key
+        @pytest.mark.parametrize("key", [generate_key()])
+        def test_it(key): assert key
+        """)
+
+    result = lab.run("-v", lab=None)
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*::test_it[[]<Key *>[]] PASSED*"])
+
+
+def test_parts_can_be_left_out_by_name(lab):
+    lab.tests("""
+        def test_it(gpu_node): gpu_node.say(1 / gpu_node.remote.eval("1 // 0"))
+        @pytest.mark.ec_each("gpu", wher="true")
+        def test_typo(): pass
+        """)
+    parts = (word for part in ("farside", "collecting", "tracebacks") for word in ("-p", f"no:easycluster-{part}"))
+
+    result = lab.run(*parts)
+
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.no_fnmatch_line("*test_it on gpu01*")
+    result.stdout.fnmatch_lines(["*easycluster*client*.py:*"])
+
+
+def test_a_plan_takes_the_lab_of_the_environment(lab, monkeypatch):
+    monkeypatch.setenv("EC_INVENTORY", "lab.yaml")
+    lab.tests("def test_it(gpu_node): pass")
+
+    result = lab.run("--ec-plan", lab=None)
+
+    result.stdout.fnmatch_lines(["*::test_it * gpu_node: gpu01*"])
+    assert result.ret == 0

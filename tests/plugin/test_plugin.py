@@ -102,7 +102,7 @@ def test_a_run_without_a_lab_imports_only_what_says_what_there_is(suite):
     )
 
     assert "1 failed, 1 passed" in done.stdout
-    names = ["", ".fixtures", ".hookspecs", ".options", ".plugin"]
+    names = ["", ".options", ".plugin"]
     assert f"\nours: {' '.join(f'pytest_easycluster{name}' for name in names)}\n" in done.stdout
 
 
@@ -144,20 +144,21 @@ def test_every_fault_of_the_lab_file_is_shown_and_nothing_runs(suite):
     result = suite.run()
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.stderr.str().strip().splitlines() == [
+    *lines, hint, summary = result.stderr.str().strip().splitlines()
+    assert lines == [
         "ERROR: the lab file cannot be used",
         "lab.yaml:3:13: host 'a' has role 'gpuu', which is not defined",
         "  3 |   a: {role: gpuu}",
         "    |             ^^^^ did you mean 'gpu' (defined at line 1)?",
         "lab.yaml:4:7: unknown key 'adress' in host 'b'",
         "  4 |   b: {adress: x}",
-        (
-            "    |       ^^^^^^ did you mean 'address'?  known: role roles enabled reason address connect user port "
-            "python vars capabilities tags timeouts keepalive on_lost lock artifacts "
-            "restore power reboot console faults san become runs_on"
-        ),
-        "2 problems in 1 file; nothing was connected.   Check again without running tests: easycluster check lab.yaml",
     ]
+    assert hint.startswith(
+        "    |       ^^^^^^ did you mean 'address'?  known: role roles enabled reason address connect "
+    )
+    assert summary == (
+        "2 problems in 1 file; nothing was connected.   Check again without running tests: easycluster check lab.yaml"
+    )
     assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
 
 

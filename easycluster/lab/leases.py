@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from easycluster.errors import SessionError
+from easycluster.errors import EasyClusterError, SessionError
 from easycluster.lab import between, overboot, picking
 from easycluster.lab.companions import companions_of, end_devices
 from easycluster.lab.holders import Holder, LeaseError, LockRule, Mode
@@ -358,12 +358,12 @@ class Leases:
         return next((lease for lease in reversed(self._open) if host.name in lease._parts), None)
 
     def _release(self, lease: Lease) -> Release:
-        for inner in [one for one in self._open if one.within is lease]:
-            inner.end()
+        forgotten = self._end_inner(lease)
         # First, because coming back takes the lock, too.
         off = [host for host in self._lab._every.values() if host._connection.switched_off]
         trouble = overboot.bring_back(self._lab, [host for host in off if host.name in lease._parts]) if off else []
         # What stands on several hosts, such as a target and its initiators, before any of them is set back.
+        trouble += forgotten
         trouble += end_devices([part.host for part in lease._parts.values() if not self._others(part)])
         with self._lock:
             if lease in self._open:
@@ -378,6 +378,16 @@ class Leases:
             for name, exc in errors.items():
                 release.failures.append(Failure(name, "the end of the lease", str(exc)))
             return release
+
+    def _end_inner(self, lease: Lease) -> list[Failure]:
+        """End leases that were taken within this one and never released."""
+        failures: list[Failure] = []
+        for inner in [one for one in self._open if one.within is lease]:
+            try:
+                inner.end()
+            except (EasyClusterError, OSError) as exc:
+                failures += [Failure(name, "the end of a lease within it", str(exc)) for name in inner.names]
+        return failures
 
     def _release_part(self, part: _Part) -> Release:
         release, name = Release(), part.host.name

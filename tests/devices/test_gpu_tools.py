@@ -308,3 +308,19 @@ def test_amd_devices_are_pinned_by_their_unique_id(tmp_path, monkeypatch):
     assert backend.environment(uuids) == {"ROCR_VISIBLE_DEVICES": "GPU-1f2e3d4c5b6a7988,1"}
     assert backend.is_fault("amdgpu 0000:c4:00.0: amdgpu: ring gfx_0.0.0 timeout, signaled seq=1", [])
     assert not backend.is_fault("amdgpu 0000:c4:00.0: amdgpu: GPU reset begin!", [uuids[1]])
+
+
+def test_newer_devices_of_amd_are_pinned_by_their_serial_number(tmp_path, monkeypatch):
+    answers = [
+        ("list", 0, json.dumps(samples.AMD_LIST)),
+        ("static", 0, samples.WARNING + json.dumps({"gpu_data": samples.AMD_STATIC})),
+        ("metric", 1, "AMDSMI_STATUS_NOT_SUPPORTED"),
+    ]
+    samples.recording(tmp_path, "amd-smi", answers)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    backend = AmdBackend()
+
+    (device,) = backend.devices()
+
+    assert backend.environment([device.uuid]) == {"ROCR_VISIBLE_DEVICES": "GPU-1234567890abcdef"}
+    assert device.pcie == Link(None, None, 5, 16)

@@ -44,13 +44,16 @@ class AmdBackend:
             raise GpuError("the amdgpu driver is loaded, but neither amd-smi nor rocm-smi is installed")
         # By number, since that is how the tools name them.
         self._known: Dict[int, Device] = {}
+        # By uuid, what ROCm's runtime knows devices by.
+        self._serials: Dict[str, str] = {}
 
     def devices(self) -> List[Device]:
         """See Backend."""
         if self._amd is not None:
-            found = amdjson.amd_devices(
-                self._ask_amd("list"), self._ask_amd("static"), self._ask_amd("metric", "--pcie", check=False)
-            )
+            static = self._ask_amd("static")
+            found = amdjson.amd_devices(self._ask_amd("list"), static, self._ask_amd("metric", "--pcie", check=False))
+            serials = amdjson.amd_serials(static)
+            self._serials = {one.uuid: serials[one.index] for one in found if one.index in serials}
         else:
             found = amdjson.rocm_devices(self._ask_rocm(*_ROCM))
         self._known = {device.index: device for device in found}
@@ -99,7 +102,7 @@ class AmdBackend:
         numbers = {device.uuid: str(index) for index, device in self._known.items()}
         words = []
         for uuid in devices:
-            plain = re.fullmatch(r"(?:0x)?([0-9a-fA-F]{16})", uuid)
+            plain = re.fullmatch(r"(?:0x)?([0-9a-fA-F]{16})", self._serials.get(uuid, uuid))
             words.append(f"GPU-{plain.group(1).lower()}" if plain else numbers.get(uuid, uuid))
         return {"ROCR_VISIBLE_DEVICES": ",".join(words)}
 

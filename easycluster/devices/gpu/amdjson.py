@@ -18,6 +18,7 @@ from easycluster.devices.gpu.model import Device, Link, Values
 __all__ = [
     "amd_devices",
     "amd_processes",
+    "amd_serials",
     "amd_values",
     "counted",
     "find",
@@ -125,6 +126,12 @@ def amd_devices(listed: Any, static: Any, metric: Any = None) -> List[Device]:
             )
         )
     return found
+
+
+def amd_serials(static: Any) -> Dict[int, str]:
+    """The serial numbers of devices, by their numbers."""
+    found = {_index(one): find(one, "asic", "asic_serial") for one in _listed(static)}
+    return {index: str(serial) for index, serial in found.items() if serial is not None}
 
 
 def amd_values(metric: Any) -> Dict[int, Values]:

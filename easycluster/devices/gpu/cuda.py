@@ -341,12 +341,15 @@ class HipContext(CudaContext):
         self._driver.named("hipSetDevice", self._device)
 
     def _find(self, uuid: str) -> int:
-        """The only device that is shown; HIP's uuids are other ones than those of amd-smi."""
+        """Its place among those that are shown; HIP's uuids are other ones than those of amd-smi."""
         count = _int()
         self._driver.call("count", ctypes.byref(count))
-        if count.value != 1:
-            raise GpuError(f"the driver shows {count.value} devices to this process where {uuid} alone was wanted")
-        return 0
+        shown = os.environ.get("EASYCLUSTER_DEVICES", "").split(",")
+        if count.value != len(shown) or uuid not in shown:
+            raise GpuError(
+                f"the driver shows {count.value} devices to this process where {', '.join(shown)} were wanted"
+            )
+        return shown.index(uuid)
 
     def _compile(self, source: str, options: Sequence[str]) -> Tuple[bytes, str]:
         if self._compiler is None:

@@ -68,6 +68,8 @@ class NvidiaBackend:
         self.paced = self._library is None
         # What was where on the bus when it was last seen: one that is lost makes the tool fail.
         self._places: Dict[str, Set[str]] = {}
+        # Parts to what they are parts of, which is what the tools measure.
+        self._parents: Dict[str, str] = {}
 
     def devices(self) -> List[Device]:
         """See Backend; of a device that is divided (MIG), its parts."""
@@ -89,6 +91,7 @@ class NvidiaBackend:
                 ]
             else:
                 found.append(device)
+        self._parents = {device.uuid: device.part_of for device in found if device.part_of}
         for device in found:
             self._places.setdefault(_short(device.bus), set()).add(device.uuid)
         return [device._replace(index=index) for index, device in enumerate(found)]
@@ -134,6 +137,9 @@ class NvidiaBackend:
 
     def sampler(self, devices: Sequence[str], interval: float) -> Sampler:
         """See Backend."""
+        if any(uuid.startswith("MIG-") for uuid in devices):
+            self.devices()
+        devices = list(dict.fromkeys(self._parents.get(uuid, uuid) for uuid in devices))
         if self._library is not None:
             return nvml.NvmlSampler(self._library, devices)
         return SmiSampler(self._program, devices, interval)

@@ -66,6 +66,9 @@ class Station:
         Raises:
             GpuError: If nothing does, or something is installed that does not work.
         """
+        opened = self._opened
+        if opened is not None and wanted in ("", opened.backend):
+            return opened  # without waiting for what computes
         with self._lock:
             if self._opened is None or (wanted and self._opened.backend != wanted):
                 self._opened = self._pick([wanted] if wanted else list(BACKENDS), known)
@@ -192,6 +195,13 @@ class Station:
             GpuError: If the device, its driver or the process fails.
         """
         engine = ENGINES[self.open().backend]
+        if job == "burn" and len(uuids) > 1 and any(uuid.startswith("MIG-") for uuid in uuids):
+            # A process sees one part of a divided device: one after the other then.
+            found: Dict[str, Any] = {}
+            for uuid in uuids:
+                one = {**arguments, "uuids": [uuid]}
+                found.update(self._compute(job, (uuid,), engine=engine, limit=limit, **one))
+            return found
         return self._compute(job, uuids, engine=engine, limit=limit, **arguments)
 
     def _compute(self, job: str, shown: Sequence[str], *, limit: float, **arguments: Any) -> Any:
@@ -224,7 +234,7 @@ class Station:
 
         environment = dict(os.environ)
         if backend is not None and not plain:
-            environment.update(backend.environment(uuids))
+            environment.update(backend.environment(uuids), EASYCLUSTER_DEVICES=",".join(uuids))
         try:
             self._child = Child("easycluster.devices.gpu.bench", MODULES, 30.0, "the device", environment)
         except ChildError as exc:

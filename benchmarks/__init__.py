@@ -1,10 +1,20 @@
-"""Side by side with the peers: ``python -m benchmarks`` from a checkout measures and prints a table.
+"""Side by side with the peers: ``python -m benchmarks`` from a checkout measures, prints tables and makes a page.
 
-The parts::
+The parts, in the order in which figures pass through them::
 
-__main__.py      the command: options, rounds, table, JSON
-environment.py   the private virtual environment of EasyCluster 0.22.3
-child.py         what runs in a child: one peer, measured beside a raw TCP ping-pong; standard library only
-connects.py      what a session costs before its first call: time, memory, import
-report.py        medians over the rounds, the table, the targets
+__main__.py      the command: options, what is measured, what is printed
+machine.py       what this machine is, which cores are idle, what others do on it
+environment.py   private virtual environments for libraries that are compared
+runner.py        a child for each measure, round and peer; the sshd; the raw ping-pong between them
+worker.py        the child: runs in the interpreter of its peer
+peers/           an adapter for each library
+measures/        what is measured; base.py has the clock, the pinning and where figures go
+far/             what runs on the far side
+results.py       figures as JSON: kept and merged
+goals.py         what we want to reach
+tables.py        figures as tables
+plot.py          SVG; pictures.py says of which figures
+document.py      docs/performance.md
+
+``benchmarks.plugin`` and ``benchmarks.iscsi`` are commands of their own.
 """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from easycluster.lab.sections import Layer
 
 # Settings in which an inner layer adds to an outer one; the others replace it.
-ADDED_MAPPINGS: Final = ("vars", "capabilities", "timeouts", "power", "san", "faults")
+ADDED_MAPPINGS: Final = ("vars", "capabilities", "timeouts", "power", "gpu", "san", "faults")
 ADDED_LISTS: Final = ("tags",)
 # Settings that are about the connection, and may stand beside `connect` as well as in it.
 REACH: Final = ("address", "user", "port", "become")

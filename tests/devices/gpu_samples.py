@@ -187,7 +187,7 @@ def recording(folder: Path, name: str, answers: list[tuple[object, ...]]) -> Pat
         files.append(folder / f"{name}.{number}.out")
         files[-1].write_text(str(out))
         then = "while :; do sleep 1000; done" if status == "hang" else f"exit {status}"
-        cases.append(f"*{words}*) cat {files[-1]}; {then} ;;")
+        cases.append(f'*"{words}"*) cat {files[-1]}; {then} ;;')
     program = folder / name
     program.write_text(_PLAYER.format(first=files[0], answers="\n".join(cases)))
     program.chmod(0o755)

@@ -46,7 +46,7 @@ def cursor_now() -> str:
 
 
 def news_since(cursor: str, wanted: Callable[[str], bool]) -> News:
-    """The wanted lines of the log since a cursor; ``""`` is its beginning."""
+    """The wanted lines of the log since a cursor; without one, where it ends."""
     if cursor.startswith("journal:"):
         return _journal(cursor, wanted)
     try:
@@ -84,7 +84,7 @@ def _kmsg(fd: int, cursor: str, wanted: Callable[[str], bool]) -> News:
         seen = number
         # Lines that begin with a space are properties of the record.
         line = text.split("\n", 1)[0]
-        if wanted(line):
+        if cursor and wanted(line):
             lines.append(line)
     unread = "it had to be overwritten before it was read" if overwritten else ""
     return News(lines, f"kmsg:{boot}:{seen}", unread)
@@ -95,7 +95,8 @@ def _journal(cursor: str, wanted: Callable[[str], bool], why: str = "") -> News:
     if program is None:
         return News([], f"none:{why}", why)
     words = [program, "-k", "-q", "--no-pager", "--show-cursor", "-o", "cat"]
-    words += [f"--after-cursor={cursor[8:]}"] if cursor.startswith("journal:") else ["-b"]
+    # Without a cursor its end is wanted, and the last entry has it.
+    words += [f"--after-cursor={cursor[8:]}"] if cursor.startswith("journal:") else ["-n", "1"]
     try:
         said = run_tool(words, 20.0)
     except GpuError as exc:
@@ -107,7 +108,7 @@ def _journal(cursor: str, wanted: Callable[[str], bool], why: str = "") -> News:
             return News([], cursor)
         text = f"{why}; journalctl -k: {said.text or 'shows nothing to this account'}".lstrip("; ")
         return News([], f"none:{text}", text)
-    return News([line for line in lines if wanted(line)], f"journal:{match.group(1)}")
+    return News([line for line in lines if cursor and wanted(line)], f"journal:{match.group(1)}")
 
 
 def _boot() -> str:

@@ -70,7 +70,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     ssh.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER)
     inside = _add_host(actions, "enter", "run a command or a shell there without the network")
     inside.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER)
-    _add_host(actions, "console", "show what its system says, and go on showing it")
+    _add_host(actions, "console", "show what its system says, and type there; Ctrl-] leaves")
     power = _add_host(actions, "power", "switch a host")
     power.add_argument(
         "what", choices=POWER, help="off, cycle and reset take the power away at once; soft lets the system end first"
@@ -143,6 +143,8 @@ def _do(box: RunningBox, host: BoxHost, opts: argparse.Namespace) -> int:
         _become(["ssh", "-F", str(box.ssh_config), *([] if words else ["-t"]), host.name, *words])
     if opts.action == "enter":
         _become([*host.entrance(), *(opts.words or ["sh"])])
+    if opts.action == "console" and sys.stdin.isatty():
+        return _console(box, host)
     if opts.action == "console":
         _become(["tail", "-n", "+1", "-F", str(host.console_file)])
     if opts.action == "power":
@@ -162,6 +164,20 @@ def _take_folder(opts: argparse.Namespace) -> None:
         del words[:2]
     if words[:1] == ["--"]:
         del words[:1]
+
+
+def _console(box: RunningBox, host: BoxHost) -> int:
+    from easycluster.cli.terminal import attach
+    from easycluster.labbox.line import BoxLine
+
+    line = BoxLine(str(box.folder), host.name)
+    print(host.console, end="")
+    print(f"\n(at the serial line of {host.name}; Enter for a prompt, Ctrl-] leaves)")
+    try:
+        attach(line)
+    finally:
+        line.close()
+    return 0
 
 
 def _become(words: list[str]) -> None:

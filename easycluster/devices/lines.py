@@ -90,16 +90,25 @@ class SocketLine(Line):
 
     def __init__(self, address: str) -> None:
         try:
-            if "/" in address:
-                connection = socket.socket(socket.AF_UNIX)
-                connection.connect(address)
-            else:
-                host, _, port = address.rpartition(":")
-                connection = socket.create_connection((host.strip("[]"), int(port)), _CONNECT)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection = _connect(address)
         except (OSError, ValueError, OverflowError) as exc:
             raise LineError(f"{address}: {getattr(exc, 'strerror', None) or exc}") from None
         super().__init__(connection.detach())
+
+
+def _connect(address: str) -> socket.socket:
+    if "/" not in address:
+        host, _, port = address.rpartition(":")
+        connection = socket.create_connection((host.strip("[]"), int(port)), _CONNECT)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return connection
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class SerialLine(Line):

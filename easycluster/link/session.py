@@ -35,6 +35,8 @@ __all__ = ["Session", "name_parts"]
 PATIENCE = 0.0001
 # Seconds after which a thread looks whether its message was sent, if another was about to do that.
 LOOK_UP = 0.02
+# Seconds after which a thread that sleeps looks by itself: who should have woken it may have been interrupted.
+NAP = 1.0
 
 _monotonic = time.monotonic
 _take = deque.popleft
@@ -294,8 +296,8 @@ class Session(Sender):
                 remaining = deadline - _monotonic()
                 if remaining <= 0:
                     raise Expired
-                span = min(span, remaining) if span > 0 else remaining
-            return lock.acquire(timeout=span)
+                span = min(span if span > 0 else NAP, remaining)
+            return lock.acquire(timeout=span if span > 0 else NAP)
         finally:
             self._sleepers.pop(key, None)
             waiter.lock = None
@@ -312,7 +314,7 @@ class Session(Sender):
             waiter.lock = lock
             self._idlers.add(waiter)
             if not waiter.items and self.ended is None:
-                lock.acquire()
+                lock.acquire(timeout=5 * NAP)  # there are many of these, and all idle
             self._idlers.discard(waiter)
             waiter.lock = None
             if not waiter.items and self.ended is not None:
@@ -336,8 +338,9 @@ class Session(Sender):
         for watcher in self.parked[:]:
             watcher.unpark()
         for waiter in list(self._sleepers.values()):
+            # One that has news was woken, unless the reader was interrupted before that.
+            wake(waiter.lock)
             if not waiter.items:
-                wake(waiter.lock)
                 return
 
     def _wake_all(self) -> None:

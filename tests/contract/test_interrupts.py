@@ -44,6 +44,10 @@ define_common(
         finally:
             ended.set()
 
+    def nap(seconds):
+        time.sleep(seconds)
+        return seconds
+
     def swallow_everything():
         end = time.monotonic() + 30
         while time.monotonic() < end:
@@ -233,6 +237,55 @@ def test_calls_of_other_threads_go_on_while_the_main_thread_is_interrupted(clien
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
     assert min(counts) > 0
+
+
+def test_a_thread_whose_answer_was_read_by_an_interrupted_one_gets_it(client):
+    """The signal comes when the answer is in the thread's hands, and before it is woken."""
+    session = client._session
+    answers, interrupted = [], []
+
+    class Interrupting:
+        """A lock whose release is interrupted once."""
+
+        def __init__(self, lock):
+            self.lock = lock
+
+        def release(self):
+            if not interrupted:
+                interrupted.append(threading.current_thread())
+                raise Interrupt
+            self.lock.release()
+
+    def somebody_reads():
+        if session._watcher is not None and session._watcher.reading:
+            return False
+        if session._reading.acquire(blocking=False):
+            session._reading.release()
+            return False
+        return True
+
+    def until(condition):
+        while not condition():
+            time.sleep(0.001)
+
+    def call():
+        until(somebody_reads)
+        answers.append(client.nap(0.5, threadid=2))
+
+    def prepare():
+        until(lambda: session._sleepers)
+        for waiter in session._sleepers.values():
+            waiter.lock = Interrupting(waiter.lock)
+
+    threads = [threading.Thread(target=call), threading.Thread(target=prepare)]
+    for thread in threads:
+        thread.start()
+    with pytest.raises(Interrupt):
+        client.nap(10)
+    for thread in threads:
+        thread.join(10)
+    assert interrupted == [threading.main_thread()]
+    assert answers == [0.5]
 
 
 def test_an_interrupted_call_is_stopped_on_the_far_side(client, alarm):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from easycluster import deadline
 from easycluster.errors import ConnectError, EasyClusterError, SessionError, Unsupported
 from pytest_easycluster.access import fail
 from pytest_easycluster.again import names_of_hosts
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from easycluster.lab import Host, Lab
 
+# Seconds for the state of a host's devices: a tool that hangs must not take the test's time.
+_TIME = 60.0
 # Of a driver that hardware may be behind.
 _SIGNS = ("/proc/driver/nvidia/version", "/sys/module/amdgpu")
 
@@ -56,6 +59,8 @@ class GpuTests:
             self._begin(host)
         try:
             result = yield
+        except (KeyboardInterrupt, SystemExit, pytest.exit.Exception):
+            raise  # no time for questions
         except BaseException:
             for fault in self._faults(item):
                 item.add_report_section("call", "GPU faults", fault)
@@ -91,7 +96,8 @@ class GpuTests:
                 self._has_driver[host.name] = any(host.call("os.path.exists", path) for path in _SIGNS)
             gpus = host._connection.gpu
             if self._has_driver[host.name] or (gpus is not None and gpus.is_watched):
-                host.gpu.begin_watch()
+                with deadline(_TIME):
+                    host.gpu.begin_watch()
 
     def _faults(self, item: pytest.Item) -> list[str]:
         found: list[str] = []
@@ -101,7 +107,8 @@ class GpuTests:
                 continue
             mine = self._lab.devices(host).get("gpu", [])
             try:
-                found += [f"{host.name}: {line}" for line in gpus.end_watch(mine)]
+                with deadline(_TIME):
+                    found += [f"{host.name}: {line}" for line in gpus.end_watch(mine)]
             except (SessionError, ConnectError, Unsupported):
                 continue  # the verdict on a host that is lost is another
             except EasyClusterError as exc:

@@ -14,7 +14,7 @@ results.py       figures as JSON: kept and merged
 goals.py         what we want to reach
 tables.py        figures as tables
 plot.py          SVG; pictures.py says of which figures
-document.py      docs/performance.md
+document.py      docs/performance.md; thousand.py has its plan for more hosts than are here
 
 ``benchmarks.plugin`` and ``benchmarks.iscsi`` are commands of their own.
 """

@@ -59,6 +59,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--connects", type=int, default=200, help="connects one after the other, 0 for none (%(default)s)"
     )
     parser.add_argument("--many", type=int, default=20, help="2,000 calls so often, 0 for none (%(default)s)")
+    parser.add_argument("--sessions", type=int, default=256, help="sessions held at once, up to 1000 (%(default)s)")
     parser.add_argument("--small", action="store_true", help="small sizes and few hosts, to see that all works")
     parser.add_argument("--cpu", type=int, help="the core for what is pinned to one (the idlest)")
     parser.add_argument("--json", type=Path, help="where figures go, into those that are there if it is --full")
@@ -130,6 +131,7 @@ def take(options: argparse.Namespace, results: Results) -> None:
             seconds=options.seconds,
             connects=options.connects,
             many=options.many,
+            sessions=options.sessions,
             small=options.small,
             cores=choose_cores(options.cpu),
             ssh=ssh,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from benchmarks.measures import MEASURES
 from benchmarks.pictures import drawn
 from benchmarks.tables import TABLES, goal_table, noise, rendered
+from benchmarks.thousand import thousandfold
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +81,9 @@ def page(results: Results, folder: str) -> str:
             parts += [
                 f"![{table.title}]({folder}/{name}.svg)" for name in PICTURES.get(table.title, ()) if name in have
             ]
+    plan = thousandfold(results)
+    if plan:
+        parts += ["## A thousand hosts", plan]
     parts += [
         "## Method",
         METHOD.rstrip(),

@@ -1,4 +1,4 @@
-"""Pictures as SVG text: bars beside names, and lines over a logarithmic axis.  Numbers in, text out.
+"""Pictures as SVG text: dots beside names, and lines over a logarithmic axis.  Numbers in, text out.
 
 Small on purpose: what a table of figures needs, readable on a light and on a dark page, the same text for the same
 numbers, so that a picture changes in the repository only when a figure has.
@@ -93,7 +93,7 @@ def decades(low: float, high: float) -> list[float]:
 
 
 def bars(title: str, found: Sequence[Bar], goal: float | None = None, goal_label: str = "goal") -> str:
-    """Return bars over a logarithmic axis, in the order given, and a goal as a line across them.
+    """Return dots over a logarithmic axis, in the order given, and a goal as a line across them.
 
     Raises:
         ValueError: If there is nothing to show, or something that is not above zero.
@@ -119,9 +119,10 @@ def bars(title: str, found: Sequence[Bar], goal: float | None = None, goal_label
         y = top + ROW * number
         colour = OURS if bar.ours else OTHERS
         body.append(text(left - 8, y + 15, bar.label, "end", "bold" if bar.ours else "normal"))
-        size = f'width="{across(bar.value) - left:.1f}" height="{ROW - 8}"'
-        body.append(f'<rect x="{left:.1f}" y="{y + 4:.1f}" {size} fill="{colour}"/>')
-        body.append(text(across(bar.value) + 4, y + 15, shown(bar.value)))
+        # The place counts on such an axis, not a length: a dot, and a line that leads to it.
+        body.append(rule(left, y + 11, across(bar.value), y + 11, colour, width=2))
+        body.append(f'<circle cx="{across(bar.value):.1f}" cy="{y + 11:.1f}" r="5" fill="{colour}"/>')
+        body.append(text(across(bar.value) + 10, y + 15, shown(bar.value)))
     if goal:
         body.append(rule(across(goal), top - 4, across(goal), bottom, GOAL, "5 3", 1.5))
         body.append(text(across(goal), top - 8, f"{goal_label} {shown(goal)}", "middle", colour=GOAL))

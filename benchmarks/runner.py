@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import environment, machine
 from benchmarks.measures.base import timed
-from benchmarks.peers.base import home
+from benchmarks.peers.base import die_with_parent, home
 from benchmarks.peers.raw import RawTcp
 from examples.hw_lab.far_hosts import FarHosts, find_sshd
 
@@ -207,7 +207,14 @@ class Runner:
         # Files, not pipes: what a peer leaves behind would hold a pipe open.  A group of its own, ended as a whole.
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             process = subprocess.Popen(
-                command, env=env, cwd="/", stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+                command,
+                env=env,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
             )
             late = False
             try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks.goals import judged
 from benchmarks.measures import MEASURES
 from benchmarks.peers import ENTRIES
+from benchmarks.pictures import HELD
 
 if TYPE_CHECKING:
     from benchmarks.results import Results
@@ -132,7 +133,11 @@ TABLES = (
     Table(
         "Memory of the far side's Pythons (PSS), MiB",
         "memory",
-        (Column("first session", "memory_first_mib"), Column("each of 8 further", "memory_further_mib", 2)),
+        (
+            Column("first session", "memory_first_mib"),
+            Column("each of 8 further", "memory_further_mib", 2),
+            Column("ssh on this side", "memory_ssh_mib"),
+        ),
         "With the server where there is one, over ssh without ssh and sshd. Pages that are shared count once.",
     ),
     Table(
@@ -202,7 +207,7 @@ TABLES = (
         Table(
             f"Sessions held by one controller: {what}",
             "held",
-            tuple(Column(f"{count}", f"held{count}_{figure}", digits) for count in (1, 4, 16, 64, 128, 256)),
+            tuple(Column(f"{count}", f"held{count}_{figure}", digits) for count in HELD),
         )
         for what, figure, digits in (
             ("to open each, ms", "open_ms", 1),
@@ -236,42 +241,59 @@ def cell(results: Results, measure: str, peer: str, column: Column) -> str:
     return text
 
 
+def with_figures(results: Results, table: Table) -> tuple[Column, ...]:
+    """Return the columns in which anything stands, or for which somebody says why nothing does."""
+    peers = results.peers(table.measure)
+    return tuple(
+        column
+        for column in table.columns
+        if any(
+            results.get(table.measure, peer, column.figure) is not None
+            or results.why_not(table.measure, peer, column.figure)
+            for peer in peers
+        )
+    )
+
+
 def rendered(results: Results, table: Table) -> str:
     """Return a table as Markdown, with what is missing from it and why, "" if nobody was measured."""
-    first = table.columns[0].figure
+    columns = with_figures(results, table)
     peers = results.peers(table.measure)
-    if not any(
-        results.get(table.measure, peer, column.figure) is not None for peer in peers for column in table.columns
-    ):
+    if not any(results.get(table.measure, peer, column.figure) is not None for peer in peers for column in columns):
         return ""
+
+    first = columns[0].figure
 
     def place(peer: str) -> float:
         value = results.get(table.measure, peer, first)
         return float("inf") if value is None else -value if table.least else value
 
     lines = [
-        f"| | {' | '.join(column.head for column in table.columns)} |",
-        f"|---|{'---:|' * len(table.columns)}",
+        f"| | {' | '.join(column.head for column in columns)} |",
+        f"|---|{'---:|' * len(columns)}",
     ]
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}
     for peer in sorted(peers, key=place):
-        cells = [cell(results, table.measure, peer, column) for column in table.columns]
+        cells = [cell(results, table.measure, peer, column) for column in columns]
         label = ENTRIES[peer].label
         if any(text != "-" for text in cells):
             lines.append(f"| {f'**{label}**' if ENTRIES[peer].ours else label} | {' | '.join(cells)} |")
-        for column, text in zip(table.columns, cells, strict=True):
-            if text == "-":
-                why = results.why_not(table.measure, peer, column.figure)
-                if why:
-                    reasons.setdefault(f"{label}: {why}", []).append(column.head)
+        empty: dict[str, list[str]] = {}
+        for column, text in zip(columns, cells, strict=True):
+            why = results.why_not(table.measure, peer, column.figure) if text == "-" else ""
+            if why and column.head not in empty.setdefault(why, []):
+                empty[why].append(column.head)
+        for why, heads in empty.items():
+            what = "everything" if all(text == "-" for text in cells) else ", ".join(heads)
+            reasons.setdefault((what, why), []).append(label)
     for peer, why in sorted(results.data["absent"].items()):
         if peer not in peers and MEASURES[table.measure].asks(ENTRIES[peer]):
-            reasons.setdefault(f"{ENTRIES[peer].label}: {why}", []).append("everything")
+            reasons.setdefault(("everything", why), []).append(ENTRIES[peer].label)
     if table.note:
         lines += ["", table.note]
     if reasons:
         lines += ["", "Not in the table:", ""]
-        lines += [f"- {reason} ({', '.join(dict.fromkeys(heads))})" for reason, heads in reasons.items()]
+        lines += [f"- {what}: {why} ({'; '.join(labels)})" for (what, why), labels in reasons.items()]
     return "\n".join(lines)
 
 

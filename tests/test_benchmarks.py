@@ -69,7 +69,7 @@ def test_a_run_measures_what_it_is_asked_for_and_makes_its_page(tmp_path):
     page = (tmp_path / "page.md").read_text()
     assert page == document.page(found, "page")
     assert "not measured: rpyc ssh: " in done.stdout
-    assert "- RPyC deployed over ssh: " in page
+    assert "- everything: not installed, and not to be (RPyC deployed over ssh)" in page
     pictures = sorted((tmp_path / "page").glob("*.svg"))
     assert [picture.name for picture in pictures] == ["latency.svg", "nonblocking.svg", "threads.svg"]
     for picture in pictures:

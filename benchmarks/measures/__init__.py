@@ -105,7 +105,7 @@ _ROWS = (
     Measure(
         "threads", "Number of threads", "flows.run_threads", SCALE_THREADS, 1, ("threads1", "threads2", "threads4")
     ),
-    Measure("held", "Number of sessions", "held.run_held", ("ours spawned", "ours tcp"), 1, ("held1", "held4")),
+    Measure("held", "Number of sessions", "held.run_held", ("ours spawned",), 1, ("held1", "held4")),
 )
 
 MEASURES = {measure.name: measure for measure in _ROWS}

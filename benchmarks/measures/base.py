@@ -37,6 +37,7 @@ class Options:
         seconds: Time of one measurement.
         connects: How often to connect, one after the other.
         many: How often to make 2,000 calls.
+        sessions: How many to hold at once.
         small: Whether sizes and numbers are a fraction, to see that all works.
         cores: The core for what is pinned to one, and for the far side where there are two.
         ssh: What peers are told: ``ssh_config``, ``ssh_host``, ``ssh_master``; empty without an sshd.
@@ -45,6 +46,7 @@ class Options:
     seconds: float = 0.5
     connects: int = 200
     many: int = 20
+    sessions: int = 256
     small: bool = False
     cores: tuple[int, ...] = ()
     ssh: dict[str, str] | None = None

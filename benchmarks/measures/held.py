@@ -1,4 +1,4 @@
-"""What one controller holds: 1 to 256 sessions, what each costs, where that bends; and the memory of far sides."""
+"""What one controller holds, from one session to 256 or more: what each costs, and where it bends; memory there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.measures.base import Taken, below, line_of, parents, repeated
+from benchmarks.measures.base import Taken, below, line_of, name_of, parents, repeated
 from benchmarks.peers.base import FAR
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from benchmarks.peers.base import Peer, Session
 
-STEPS = (1, 4, 16, 64, 128, 256)
+STEPS = (1, 4, 16, 64, 128, 256, 512, 1000)
 # Sessions beyond the first by which the memory of a further one is told.
 FURTHER = 8
 
@@ -69,7 +69,11 @@ def memory(peer: Peer) -> dict[str, float]:
         first = used()
         for _ in range(FURTHER):
             last = used()
-        return {"first_mib": first, "further_mib": (last - first) / FURTHER}
+        found = {"first_mib": first, "further_mib": (last - first) / FURTHER}
+        clients = {pid for pid in below({os.getpid()}, parents()) if name_of(pid) == "ssh"}
+        if clients:
+            found["ssh_mib"] = pss(clients) / len(sessions)
+        return found
 
 
 def run_memory(peer: Peer, taken: Taken) -> None:
@@ -109,7 +113,7 @@ def run_held(peer: Peer, taken: Taken) -> None:
     sys.path.insert(0, str(FAR))
     peer.lean = True
     sessions: list[Session] = []
-    steps = STEPS[:2] if taken.options.small else STEPS
+    steps = [count for count in STEPS if count <= (4 if taken.options.small else taken.options.sessions)]
 
     def step(count: int, before: int, open_one: Callable[[int], Session]) -> dict[str, float]:
         more = count - len(sessions)

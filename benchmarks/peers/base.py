@@ -158,7 +158,8 @@ class Peer:
 
 def die_with_parent() -> None:
     """Have the kernel end this process when the one that started it goes, however it goes: prctl(2)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    with contextlib.suppress(AttributeError):  # Linux has it
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 @contextlib.contextmanager

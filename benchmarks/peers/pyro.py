@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers.base import Peer, Session, Unsupported, python_server
@@ -81,16 +82,22 @@ class PyroSession(Session):
 
 
 class OfThread(Session):
-    """A proxy that the first thread that uses it makes."""
+    """A connection that whichever thread uses it takes over."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.session: PyroSession | None = None
+        self.session = PyroSession(uri)
+        self.owner = threading.get_ident()
 
     def add(self, a: int, b: int) -> int:
-        if self.session is None:
-            self.session = PyroSession(self.uri)
+        me = threading.get_ident()
+        if me != self.owner:
+            self.session.proxy._pyroClaimOwnership()
+            self.owner = me
         return self.session.add(a, b)
+
+    def close(self) -> None:
+        self.session.proxy._pyroClaimOwnership()
+        self.session.close()
 
 
 class PyroMsgpack(Peer):

@@ -63,5 +63,8 @@ class Zerorpc(Peer):
     def serve(self) -> None:
         self.port = self.stack.enter_context(python_server(SERVER))
 
+    def own(self, session: Session) -> Session:
+        return session.for_thread()
+
     def open(self) -> ZeroSession:
         return ZeroSession(f"tcp://127.0.0.1:{self.port}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from easycluster.link.operations import Op
 from easycluster.objects.wrappers import take_keywords
+from easycluster.wire.pickling import BULK, BULKY
 
 if TYPE_CHECKING:
     from easycluster.client.client import BaseClient
@@ -33,13 +34,17 @@ class GlobalProxy:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what the name stands for."""
+        operation = (_CALL, self._name, args, kwargs)
+        for value in args:
+            if value.__class__ in BULKY and len(value) >= BULK:
+                # The quick ways would copy it before they notice.
+                return self._client._request(operation, *take_keywords(kwargs))
         if kwargs:
             if kwargs.get("nonblocking") is True and _special.isdisjoint(kwargs):
                 del kwargs["nonblocking"]
-                return self._client._start((_CALL, self._name, args, kwargs))
-            keywords = take_keywords(kwargs)
-            return self._client._request((_CALL, self._name, args, kwargs), *keywords)
-        return self._client._call((_CALL, self._name, args, kwargs))
+                return self._client._start(operation)
+            return self._client._request(operation, *take_keywords(kwargs))
+        return self._client._call(operation)
 
     def __getattr__(self, name: str) -> Any:
         # Not a property: an AttributeError out of one would bring Python here for another try.

@@ -17,7 +17,17 @@ from easycluster.far.session import Interrupted
 from easycluster.link.operations import Op
 from easycluster.link.sending import GATHER, GATHER_BODY
 from easycluster.wire.frames import PLAIN_HEADER, Kind, plain_kind
-from easycluster.wire.pickling import FAILED, STACK_GLOBAL, is_plain_dumps, keep, met, required, take_met
+from easycluster.wire.pickling import (
+    BULK,
+    BULKY,
+    FAILED,
+    STACK_GLOBAL,
+    is_plain_dumps,
+    keep,
+    met,
+    required,
+    take_met,
+)
 
 if TYPE_CHECKING:
     from easycluster.far.session import FarThread, WorkerSession
@@ -80,7 +90,9 @@ def make_serve_waiting(worker: Worker, session: WorkerSession, thread: FarThread
                 if unwanted:
                     session.finish(request)
                 try:
-                    body = _dumps(value, 5, buffer_callback=keep)
+                    # Large bytes would be copied.
+                    is_bulk = value.__class__ in BULKY and len(value) >= BULK
+                    body = FAILED if is_bulk else _dumps(value, 5, buffer_callback=keep)
                 except Exception:  # noqa: BLE001  # whatever it is, the careful way gives the error
                     body = FAILED
                 plain = len(body) <= GATHER_BODY and not met and STACK_GLOBAL not in body

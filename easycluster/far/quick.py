@@ -17,7 +17,17 @@ from easycluster.far.session import Interrupted
 from easycluster.link.operations import Op
 from easycluster.link.sending import is_quick
 from easycluster.wire.frames import PLAIN_HEADER, Kind, plain_kind
-from easycluster.wire.pickling import BULK, FAILED, STACK_GLOBAL, is_plain_dumps, keep, met, required, take_met
+from easycluster.wire.pickling import (
+    BULK,
+    BULKY,
+    FAILED,
+    STACK_GLOBAL,
+    is_plain_dumps,
+    keep,
+    met,
+    required,
+    take_met,
+)
 from easycluster.wire.records import HEAD_SIZE, pack_head, pack_number, same
 
 if TYPE_CHECKING:
@@ -121,7 +131,9 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
                 plain = not required
                 if plain:
                     try:
-                        body = _dumps(value, 5, buffer_callback=keep)
+                        # Large bytes would be copied.
+                        is_bulk = value.__class__ in BULKY and len(value) >= BULK
+                        body = FAILED if is_bulk else _dumps(value, 5, buffer_callback=keep)
                     except Exception:  # noqa: BLE001  # whatever it is, the careful way gives the error
                         body = FAILED
                     if STACK_GLOBAL in body or len(body) >= BULK or met:

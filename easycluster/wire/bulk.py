@@ -15,7 +15,7 @@ This module is shipped to the far side.
 from __future__ import annotations
 
 import io
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 from easycluster.errors import RemoteProtocolError
 from easycluster.wire.records import TAG_SIZE, Mac
@@ -46,8 +46,9 @@ class _Place:
     def __init__(self, announced: int) -> None:
         self.size = announced & ~READ_ONLY
         self._fixed = bool(announced & READ_ONLY)
-        # BytesIO hands out what it holds without a copy, and lets it be written to until then.
-        self._room: Union[io.BytesIO, bytearray, None] = None
+        # The object itself, once it has its full size.  BytesIO hands out what it holds without a copy, and lets it
+        # be written to until then.
+        self._room: Any = None
 
     def view(self, start: int, stop: int) -> memoryview:
         """Return the place of these bytes; what lies before them has arrived.
@@ -58,34 +59,34 @@ class _Place:
         room = self._room
         view = None if room is None else _writable(room)
         if view is None or view.nbytes < stop:
-            size = _enough(self.size, stop)
-            new: Union[io.BytesIO, bytearray]
-            if size < FIRST_ROOM:
-                new = io.BytesIO(bytes(size)) if self._fixed else bytearray(size)
-                fresh = _writable(new)
-            else:
-                from easycluster.wire import pages
-
-                # Neither touches the memory.
-                new = io.BytesIO(bytes(size)) if self._fixed else pages.new_bytearray(size)
-                fresh = _writable(new)
-                pages.prefer_huge_pages(fresh)
+            new = self._make_room(_enough(self.size, stop))
+            fresh = _writable(new)
             if view is not None:
                 fresh[:start] = view[:start]
             self._room, view = new, fresh
         return view[start:stop]
 
+    def _make_room(self, size: int) -> Any:
+        """Return new memory, of which nothing is used yet where that matters."""
+        if size < FIRST_ROOM and size == self.size:
+            return io.BytesIO(bytes(size)) if self._fixed else bytearray(size)
+        from easycluster.wire import pages
+
+        if size < self.size:
+            return pages.new_scratch(size)
+        room = io.BytesIO(bytes(size)) if self._fixed else pages.new_bytearray(size)
+        pages.prefer_huge_pages(_writable(room))
+        return room
+
     def value(self) -> Bulk:
         """Return the buffer, once all is here."""
         room = self._room
-        if isinstance(room, io.BytesIO):
-            return room.getvalue()
         if room is None:
             return b"" if self._fixed else bytearray()
-        return room
+        return room.getvalue() if self._fixed else room  # type: ignore[no-any-return]  # of the right kind by now
 
 
-def _writable(room: Union[io.BytesIO, bytearray]) -> memoryview:
+def _writable(room: Any) -> memoryview:
     return room.getbuffer() if isinstance(room, io.BytesIO) else memoryview(room)
 
 

@@ -8,6 +8,7 @@ Imported when a large buffer arrives.  This module is shipped to the far side.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from typing import Any, Callable, Optional
 
@@ -16,7 +17,21 @@ try:
 except ImportError:  # Python can be built without
     ctypes = None  # type: ignore[assignment]
 
-__all__ = ["new_bytearray", "prefer_huge_pages"]
+__all__ = ["new_bytearray", "new_scratch", "prefer_huge_pages"]
+
+
+def new_scratch(size: int) -> Any:
+    """Return memory for a while, which can be written to; it goes back to the system and not to a heap."""
+    try:
+        scratch = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except AttributeError:  # no Unix
+        return bytearray(size)
+    except OSError as exc:
+        raise MemoryError(str(exc)) from exc
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            scratch.madvise(mmap.MADV_HUGEPAGE)
+    return scratch
 
 
 def _find_madvise() -> Optional[Callable[..., int]]:

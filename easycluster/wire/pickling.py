@@ -19,13 +19,24 @@ import pickle
 import sys
 import types
 from _thread import get_ident  # not threading: wire starts no threads
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, FrozenSet, List, Optional, Set, Tuple, Type, TypeVar
 
 from easycluster.errors import SerializationError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-__all__ = ["BULK", "FAILED", "OVERRIDE", "PERSISTENT", "STACK_GLOBAL", "Dump", "at_work", "require"]
+__all__ = [
+    "BULK",
+    "BULKY",
+    "FAILED",
+    "OVERRIDE",
+    "PERSISTENT",
+    "STACK_GLOBAL",
+    "Dump",
+    "at_work",
+    "holds_bulk",
+    "require",
+]
 
 # 64 KiB.  Below it, copying a buffer into the pickle is cheaper than sending it as a piece of its own.
 BULK = 64 * 1024
@@ -46,8 +57,11 @@ required: Set[str] = set()
 if pickle.Pickler is getattr(pickle, "_Pickler", None) or sys.implementation.name != "cpython":
     required.add(OVERRIDE)
 
-# Large bytes are noticed by the size of a pickle that has already copied them.  After one, this many values
-# are searched before they are pickled; to search each value would cost 0.2 us a call.
+# What plain pickle copies, where :data:`BULK` and more of it could go beside the pickle.
+BULKY: FrozenSet[type] = frozenset({bytes, bytearray})
+
+# Large bytes that lie deeper than arguments and results do are noticed by the size of a pickle that has already
+# copied them.  After one, this many values are searched before they are pickled; to search each would cost too much.
 _WARY_SPAN = 64
 _wary_left = 0
 
@@ -82,6 +96,22 @@ def be_wary() -> None:
     global _wary_left
     _wary_left = _WARY_SPAN
     required.add(WARY)
+
+
+def holds_bulk(obj: Any) -> bool:
+    """Return whether a value is, or a call has as an argument, what plain pickle would copy in vain."""
+    kind = obj.__class__
+    if kind is not tuple:
+        return kind in BULKY and len(obj) >= BULK
+    for part in obj:
+        kind = part.__class__
+        if kind is tuple or kind is dict:
+            for item in part if kind is tuple else part.values():
+                if item.__class__ in BULKY and len(item) >= BULK:
+                    return True
+        elif kind in BULKY and len(part) >= BULK:
+            return True
+    return False
 
 
 def set_bulk_apart(obj: Any) -> Any:

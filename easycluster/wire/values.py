@@ -44,6 +44,7 @@ from easycluster.wire.pickling import (
     be_wary,
     by_value_pickler,
     careful_pickler,
+    holds_bulk,
     is_plain_dumps,
     keep,
     met,
@@ -135,7 +136,7 @@ class Values:
             StaleProxy: If it holds a proxy of an earlier connection.
             MemoryError: If there is no memory for the pickle; the value itself is all right.
         """
-        if required:
+        if required or holds_bulk(obj):
             return self._dumps_carefully(obj, name)
         try:
             data = _dumps(obj, 5, buffer_callback=keep)

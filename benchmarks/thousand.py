@@ -25,9 +25,9 @@ What follows from it, in the order in which it is met on the way to a thousand:
    connect often and stay up for minutes; for a single run of a thousand hosts they change nothing.
 4. **Memory.** An ssh process for each host is most of what a controller holds.
 5. **A tree of gateways.** Where one controller is too slow, 32 gateways of 32 hosts each, and a controller on each
-   gateway: the first holds 32 sessions, each gateway 32, and what was measured for 32 hosts is paid twice, not 32 times.
-   It costs one more hop for each call and the package on the gateways, for a far side has no clients of its own. Nothing
-   in EasyCluster does this by itself yet; below a few hundred hosts nothing asks for it.
+   gateway: the first holds 32 sessions, each gateway 32, and what was measured for 32 hosts is paid twice, not 32
+   times. It costs one more hop for each call and the package on the gateways, for a far side has no clients of its own.
+   Nothing in EasyCluster does this by itself yet; below a few hundred hosts nothing asks for it.
 """
 
 

@@ -58,7 +58,7 @@ if pickle.Pickler is getattr(pickle, "_Pickler", None) or sys.implementation.nam
     required.add(OVERRIDE)
 
 # What plain pickle copies, where :data:`BULK` and more of it could go beside the pickle.
-BULKY: FrozenSet[type] = frozenset({bytes, bytearray})
+BULKY: FrozenSet[Any] = frozenset({bytes, bytearray})
 
 # Large bytes that lie deeper than arguments and results do are noticed by the size of a pickle that has already
 # copied them.  After one, this many values are searched before they are pickled; to search each would cost too much.

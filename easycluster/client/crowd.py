@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import pickle
 import weakref
+from _thread import allocate_lock
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from easycluster.client.arrivals import Items
 from easycluster.link.pending import Pending
+from easycluster.link.session import LOOK_UP, PATIENCE
 from easycluster.wire.frames import PLAIN_HEADER, Kind, plain_kind
 from easycluster.wire.pickling import STACK_GLOBAL
 
@@ -30,6 +34,21 @@ _REPLY = Kind.REPLY
 _pack, _loads = PLAIN_HEADER.pack, pickle.loads
 
 
+class _Call(Pending):
+    """A request that one thread waits for, made with less than :class:`Pending` takes."""
+
+    __slots__ = ()
+
+    def __init__(self, operation: tuple[Any, ...]) -> None:
+        self.items = Items()  # type: ignore[assignment]  # has what is used of a deque
+        self.lock = None
+        self.request = 0
+        self.operation = operation
+        self.blocking = True
+        self.on_done = None
+        self.started = monotonic()
+
+
 def make_call_among_others(client: BaseClient, session: NearSession) -> Callable[..., Any]:
     """Return ``call_among_others(operation, body, thread, origexc)`` for calls that are pickled and small.
 
@@ -39,22 +58,47 @@ def make_call_among_others(client: BaseClient, session: NearSession) -> Callable
     """
     owner: Callable[[], Any] = weakref.ref(client)
     waiting, gathered, ids, values = session.pending, session.gathered, session._ids, session.values
-    completions = session.completions
+    completions, sleepers = session.completions, session._sleepers
 
     def call_among_others(operation: tuple[Any, ...], body: bytes, thread: int, origexc: bool | str) -> Any:
         request = 0
-        pending = Pending(operation, True)
+        pending = _Call(operation)
+        items = pending.items
         try:
             pending.request = request = next(ids)
             waiting[request] = pending
             gathered.append(_pack(len(body), _PLAIN_CALL, request, thread) + body)
-            if session.awake > 0:
+            if session.awake > 1:
+                # What wait_some() would do first.
                 session.awake -= 1
-            session.wait_some(pending)
+                lock = pending.lock = allocate_lock()
+                lock.acquire()
+                key = id(pending)
+                sleepers[key] = pending
+                late = False
+                try:
+                    if session._collector is not None:
+                        lock.acquire(True, LOOK_UP)
+                    else:
+                        session._collector = pending
+                        late = not lock.acquire(True, PATIENCE) and session._collector is pending
+                finally:
+                    sleepers.pop(key, None)
+                    pending.lock = None
+                    if session._collector is pending:
+                        session._collector = None
+                if late and gathered:
+                    if len(gathered) < 2:
+                        session.awake = 0
+                    session.flush()
+            elif session.awake:
+                session.awake = 0
+            if not items:
+                session.wait_some(pending)
         except BaseException as exc:
             owner()._given_up(session, pending, exc)
             raise
-        kind, flags, _request, _thread, answer, buffers = pending.items[0]
+        kind, flags, _request, _thread, answer, buffers = items[0]
         if kind != _REPLY or flags or buffers or completions or STACK_GLOBAL in answer:
             request = 0
             return owner()._finished(session, None, pending, None, None, origexc)

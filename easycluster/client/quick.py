@@ -44,6 +44,7 @@ def make_call(
     deadlines: list[float],
     *,
     one_thread: bool,
+    numbers: Any = None,
 ) -> Callable[..., Any]:
     """Return ``call(operation, origexc=True)``, which does what ``client._request`` does with these alone.
 
@@ -52,6 +53,7 @@ def make_call(
         session: Its session; a function is made for each.
         deadlines: Not empty while a deadline is set for any thread.
         one_thread: Whether calls that name no far-side thread all go to thread 0.
+        numbers: Its ``number`` is one more than that of the calling thread's far-side thread, 0 if the client decides.
     """
     owner: Callable[[], Any] = weakref.ref(client)
     decoder, stream, outgoing = session._decoder, session.stream, session._outgoing
@@ -80,7 +82,7 @@ def make_call(
             if dump is not None:
                 dump.take_back()
             raise
-        thread = 0 if one_thread else owner()._thread_number(None)
+        thread = 0 if one_thread else numbers.number - 1 if numbers and numbers.number else owner()._thread_number(None)
         if STACK_GLOBAL in body or len(body) >= BULK or met:
             body, buffers = values.finish_dumps(operation, name_parts, body, take_met())
             if buffers or len(body) > MAX_INLINE:

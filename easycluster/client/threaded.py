@@ -41,9 +41,10 @@ class ThreadingMixin(BaseClient):
         self._default_thread_set = False
 
     def _use(self, endpoint: Endpoint) -> None:
-        super()._use(endpoint)
+        # First these: what makes calls quickly looks at the numbers.
         self._local = _ThreadLocal()
         self._owners = {}
+        super()._use(endpoint)
         session = self._session
         assert session is not None  # _use has set it
         session.notify_completed = self._make_notify(session)
@@ -68,6 +69,9 @@ class ThreadingMixin(BaseClient):
         number = self._local.number
         return number - 1 if number else self._new_number()
 
+    def _numbers(self) -> Any:
+        return None if self._default_thread_set else self._local
+
     def _new_number(self) -> int:
         """Choose the far-side thread of this thread; its number is kept one higher, 0 means none."""
         thread = threading.current_thread()
@@ -83,8 +87,8 @@ class ThreadingMixin(BaseClient):
 
     def set_default_thread(self, threadid: int) -> None:
         """Set one far-side thread for all calls that do not name one."""
-        super().set_default_thread(threadid)
         self._default_thread_set = True
+        super().set_default_thread(threadid)
 
     def check_threads(self) -> None:
         """End the far-side threads of near-side threads that have ended."""

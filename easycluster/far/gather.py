@@ -117,7 +117,8 @@ def make_serve_waiting(worker: Worker, session: WorkerSession, thread: FarThread
                 if len(gathered) >= GATHER:
                     session.flush()
                 elif waiting and not session.flush_due:
-                    session.gathered_some()
+                    # The next call may take long.
+                    session.gathered_some(True)
             else:
                 flags, mark = session.mark()
                 del inside[ident]

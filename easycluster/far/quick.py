@@ -91,6 +91,9 @@ def make_serve(worker: Worker, session: WorkerSession, thread: FarThread) -> Cal
                     number += 1
                 length, what, request, number_of_thread = _unpack(data)
                 if what != _PLAIN_CALL or number_of_thread or length != len(data) - 16:
+                    if sealed:
+                        # Not to verify it twice.
+                        decoder.accept(data, number)
                     return
                 decoder._state = (None, number, [])
             except struct.error:

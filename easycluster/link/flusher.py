@@ -27,20 +27,31 @@ __all__ = ["flush_soon"]
 AGAIN = 0.01
 # Seconds without work after which the thread ends; the next one starts when it is needed.
 IDLE = 1.0
+# Seconds between looks of the thread while there was work a moment ago, and how many in vain end that.
+LOOK = 0.002
+LOOKS = 10
 
 _starting = allocate_lock()
 _tick = allocate_lock()
 _tick.acquire()
 _due: Deque[Sender] = deque()
 _runs = False
+# Whether the thread looks around every LOOK seconds.
+_looks = False
 
 
-def flush_soon(session: Sender) -> bool:
-    """Have another thread send what ``session`` has gathered; return whether there is one that will."""
+def flush_soon(session: Sender, patient: bool = False) -> bool:
+    """Have another thread send what ``session`` has gathered; return whether there is one that will.
+
+    Args:
+        session: The session.
+        patient: Whether it may wait for the next look of a thread that looks around anyway.
+    """
     global _runs
     _due.append(session)
     if _runs:
-        wake(_tick)
+        if not (patient and _looks):
+            wake(_tick)
         return True
     with _starting:
         if not _runs:
@@ -56,16 +67,22 @@ def flush_soon(session: Sender) -> bool:
 
 
 def _run() -> None:
-    global _runs
+    global _runs, _looks
     left: List[Sender] = []
+    looks = 0
     while True:
-        if not _tick.acquire(timeout=AGAIN if left else IDLE) and not left:
-            with _starting:
-                # In this order: who has just appended looks at the one afterwards, and we at the other.
-                _runs = False
-                if not _due:
-                    return
-                _runs = True
+        _looks = looks > 0
+        # In this order: who relies on a look has appended before it saw that there is one.
+        if not (_due and not _looks):
+            woken = _tick.acquire(timeout=AGAIN if left else LOOK if _looks else IDLE)
+            if not (woken or left or _looks or _due):
+                with _starting:
+                    # In this order: who has just appended looks at the one afterwards, and we at the other.
+                    _runs = False
+                    if not _due:
+                        return
+                    _runs = True
+        looks = LOOKS if _due else max(0, looks - 1)
         sessions, left = left, []
         while _due:
             sessions.append(_due.popleft())
@@ -84,8 +101,8 @@ def _run() -> None:
 
 def _after_fork_in_child() -> None:
     """The thread is the parent's, and so is what it was to send."""
-    global _runs, _starting, _tick
-    _runs = False
+    global _runs, _looks, _starting, _tick
+    _runs = _looks = False
     _due.clear()
     _starting, _tick = allocate_lock(), allocate_lock()
     _tick.acquire()

@@ -114,14 +114,18 @@ class Sender:
 
     # Gathering ---------------------------------------------------------------------------------
 
-    def gathered_some(self) -> None:
-        """See that what is gathered is sent: now if it is much, else when this thread lets others run."""
+    def gathered_some(self, patient: bool = False) -> None:
+        """See that what is gathered is sent: now if it is much, else when this thread lets others run.
+
+        Args:
+            patient: Whether that may be some milliseconds later: more comes soon, as a rule.
+        """
         if len(self.gathered) >= GATHER:
             self.flush()
         elif not self.flush_due:
             try:
                 self.flush_due = True
-                there = flush_soon(self)
+                there = flush_soon(self, patient)
             except BaseException:
                 # Else nobody would be asked again.
                 self.flush_due = False

@@ -29,7 +29,7 @@ from easycluster.wire.records import Mac
 if TYPE_CHECKING:
     from easycluster.stream import ByteStream
 
-__all__ = ["Session", "name_parts"]
+__all__ = ["LOOK_UP", "PATIENCE", "Session", "name_parts"]
 
 # Seconds that a message waits for those of threads which were woken just before.
 PATIENCE = 0.0001
@@ -234,8 +234,8 @@ class Session(Sender):
         if reading._is_owned():
             self._reclaim(reading)
         while not items:
-            if self.ended is not None:
-                raise self.ended
+            if self._ended is not None:
+                raise self._ended
             if gathered:
                 if self.awake > 0:
                     self._leave_to_others(waiter, deadline)
@@ -244,7 +244,7 @@ class Session(Sender):
                 self.flush(deadline)
             if reading.acquire(blocking=False):
                 try:
-                    while not items and self.ended is None:
+                    while not items and self._ended is None:
                         self._pump(deadline)
                 finally:
                     self._leave_role()
@@ -412,7 +412,11 @@ class Session(Sender):
                 lock = answered.lock
                 if lock is not None:
                     self.awake += 1
-                    wake(lock)
+                    try:
+                        lock.release()
+                    except RuntimeError:
+                        # It is free already, as in wake().
+                        pass
                 continue
             waiter: Optional[Waiter] = None
             if flags & NESTED and kind == Kind.CALL:

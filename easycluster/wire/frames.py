@@ -341,6 +341,21 @@ class FrameDecoder:
         self.rest()
         return frames
 
+    def accept(self, frames: bytes, number: int) -> None:
+        """Take what was read, one record that the caller has verified; what is not simple is left to :meth:`digest`.
+
+        Args:
+            frames: What is in it.
+            number: The next record number.
+        """
+        taken: List[Frame] = []
+        try:
+            parsed, incoming = self._parse(frames, 0, len(frames), taken)
+        except RemoteProtocolError:
+            return
+        if incoming is None and parsed == len(frames):
+            self._state = ((b"", None, deque(taken)), number, [])
+
     def rest(self) -> None:
         """Note that nothing has begun if that is so: all that was :attr:`ready` has been taken."""
         begun, number, chunks = self._state

@@ -22,7 +22,8 @@ from easycluster.keys import KEY_SIZE, Key
 from easycluster.transport.audit import Audit
 from easycluster.transport.daemon import daemonize_process, pid_file, stop_on_signals
 from easycluster.transport.keyring import KeyRing
-from easycluster.transport.listener import DEFAULT_PORT, Limits, Listener, Session, Spawner, open_sockets, parse_allow
+from easycluster.transport.listener import DEFAULT_PORT, Listener, open_sockets, parse_allow
+from easycluster.transport.serving import Limits, Session, Spawner
 from easycluster.wire.auth import key_id
 
 if TYPE_CHECKING:

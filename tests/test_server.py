@@ -10,13 +10,16 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from support.keepers import KEY, SOON, Keepers, drain, is_closed, shake_hands
 
+from easycluster import Client
 from easycluster import server as server_module
 from easycluster.errors import KeyFileError
 from easycluster.server import QuietServer, Server, run_server, stop_server
+from easycluster.transport import listener as listener_module
 
 
 class Reporting(Server):
@@ -45,6 +48,12 @@ class Logging(Server):
 
     def log(self, text):
         self.lines.put(text)
+
+
+@pytest.fixture(autouse=True)
+def short_ending(monkeypatch):
+    """Keepers that a test has in its hand do not end by themselves."""
+    monkeypatch.setattr(listener_module, "_ENDING", 0.1)
 
 
 @pytest.fixture
@@ -301,3 +310,27 @@ def test_a_taken_port_is_one_sentence_and_status_1(key_file):
         f"easycluster: cannot listen on 127.0.0.1:{port}: Address already in use; "
         "another server has the port: stop it or give another with -p\n"
     )
+
+
+def below(pid):
+    """A process and all that come from it."""
+    found = [pid]
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            found += below(int(child))
+    return found
+
+
+def test_nothing_of_a_session_is_left_when_close_returns(monkeypatch):
+    monkeypatch.setattr(listener_module, "_ENDING", 30.0)
+    key = bytes(range(32))
+    with Server(0, key) as server:
+        server.start()
+        client = Client(key, "127.0.0.1", server.port)
+        client.eval("__import__('subprocess').Popen(['sleep', '60'], start_new_session=True).pid")
+        keeper = client._endpoint.control.hello["keeper"]
+        pids = below(keeper)
+        assert len(pids) >= 4
+    # Not a moment later.
+    assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == []
+    client.close()

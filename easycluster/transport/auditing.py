@@ -13,7 +13,7 @@ from easycluster.transport.audit import SessionCalls
 if TYPE_CHECKING:
     from easycluster.transport.audit import Audit
     from easycluster.transport.keyring import Changes
-    from easycluster.transport.listener import Session
+    from easycluster.transport.serving import Session
 
 __all__ = ["Auditor"]
 

@@ -26,8 +26,8 @@ import os
 import selectors
 import socket
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from easycluster.errors import EasyClusterError, RemoteProtocolError
 from easycluster.far import fdpass
@@ -40,6 +40,7 @@ from easycluster.transport.addresses import (
     peer_name,
 )
 from easycluster.transport.auditing import Auditor
+from easycluster.transport.serving import Limits, Session, Spawner, Watcher
 from easycluster.wire.auth import CONTROL, ServerHandshake, Status
 
 if TYPE_CHECKING:
@@ -65,75 +66,12 @@ _LOOK_AT_KEYS = 1.0
 # 2 s.  A keeper that was told to end and does not is let go of; without us it ends, unless it is stopped.
 _END_TIMEOUT = 2.0
 
+# 4 s.  Longer than a keeper takes that has to kill what does not leave.
+_ENDING = 4.0
+
+_USUAL = Limits()
+
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much a listener takes on.
-
-    Attributes:
-        pending: Connections that have not proven the key; one more drops the oldest.
-        handshake_timeout: Seconds for the whole handshake.
-        sessions: Sessions at a time.
-    """
-
-    pending: int = 64
-    handshake_timeout: float = 5.0
-    sessions: int = 64
-
-
-@dataclass(eq=False)
-class Session:
-    """A session as the server sees it.
-
-    Attributes:
-        peer: The client's address and port.
-        key_id: Which key it proved, as the client calls it; ``""`` for the only one.
-        started: When, by ``time.monotonic``.
-        key_name: What the server calls the key, ``""`` if it was given without a name.
-        id: Names the session in the audit log.
-    """
-
-    peer: str
-    key_id: str
-    started: float
-    _keeper: socket.socket = field(repr=False)
-    _token: bytes = field(repr=False)
-    key_name: str = ""
-    id: str = field(default_factory=lambda: os.urandom(4).hex())
-    # Why it is ending, and when we stop waiting for its keeper.
-    _why: str = field(default="", repr=False)
-    _end_by: float | None = field(default=None, repr=False)
-
-
-class Spawner(Protocol):
-    """Where keeper processes come from."""
-
-    def spawn(self) -> socket.socket:
-        """Return at once a socket to a new keeper that owns nothing else of ours."""
-
-    def close(self) -> None:
-        """End every keeper and what starts them."""
-
-
-class Watcher(Protocol):
-    """Who is told what a listener does; called in its thread."""
-
-    def connected(self, session: Session) -> None:
-        """A session began."""
-
-    def disconnected(self, session: Session) -> None:
-        """A session ended."""
-
-    def requested(self, session: Session, text: str) -> None:
-        """A session runs a call."""
-
-    def refused(self, text: str) -> None:
-        """A peer got no session; says who and why."""
-
-    def failed(self, text: str) -> None:
-        """The server itself could not do its work; says what and why."""
 
 
 class Listener:
@@ -159,7 +97,7 @@ class Listener:
         watcher: Watcher,
         *,
         allow: Sequence[Network] = (),
-        limits: Limits = Limits(),
+        limits: Limits = _USUAL,
         settings: dict[str, Any] | None = None,
         keyring: KeyRing | None = None,
         audit: Audit | None = None,
@@ -227,13 +165,24 @@ class Listener:
             self._wake_out.send(b"x")
 
     def close(self) -> None:
-        """Close every socket; a keeper whose socket closes ends its session."""
+        """Close every socket and wait for the sessions to end; a keeper whose socket closes ends its own."""
         for pending in list(self._pending.values()):
             self._drop(pending, "the server stops")
+        for sock in self._sockets:
+            with contextlib.suppress(KeyError):  # nobody is let in just now
+                self._selector.unregister(sock)
+            sock.close()
         for session in self.sessions:
             session._why = session._why or "the server stops"
+            with contextlib.suppress(OSError):
+                session._keeper.shutdown(socket.SHUT_WR)
+        end = time.monotonic() + _ENDING
+        while self._sessions and (left := end - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                key.data()
+        for session in self.sessions:
             self._end(session)
-        for sock in [*self._sockets, self._wake_in, self._wake_out]:
+        for sock in (self._wake_in, self._wake_out):
             sock.close()
         self._selector.close()
 

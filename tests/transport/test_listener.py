@@ -18,6 +18,7 @@ import pytest
 from support.keepers import KEY, SOON, TOKEN, Keepers, is_closed, shake_hands
 
 from easycluster.errors import AuthenticationError, ConnectError, EasyClusterError
+from easycluster.transport import listener as listener_module
 from easycluster.transport.listener import Limits, Listener, open_sockets, parse_allow
 from easycluster.wire.auth import CONTROL, DATA, VERSION, ClientHandshake
 
@@ -77,6 +78,12 @@ class Running:
         self.thread.join(SOON)
         assert not self.thread.is_alive()
         self.keepers.close()
+
+
+@pytest.fixture(autouse=True)
+def short_ending(monkeypatch):
+    """Keepers that a test has in its hand do not end by themselves."""
+    monkeypatch.setattr(listener_module, "_ENDING", 0.1)
 
 
 @pytest.fixture
@@ -379,6 +386,7 @@ def test_before_the_key_is_proven_nothing_is_unpickled_inflated_or_forked():
     """A process whose pickle, zlib, fork and threads are tripwires serves noise and wrong keys."""
     program = """
 import sys, socket, threading, os, _thread
+from easycluster.transport import listener as listener_module
 from easycluster.transport.listener import Listener, open_sockets
 import pickle, zlib, subprocess
 def trip(*args, **kwargs):
@@ -418,6 +426,7 @@ print('untouched')
 
 OUT_OF_FILES = """
 import resource, sys
+from easycluster.transport import listener as listener_module
 from easycluster.transport.listener import Listener, open_sockets
 hoard = []
 class Spawner:

@@ -1,8 +1,7 @@
-"""What a keeper's control link is made of: an execnet channel, or a TCP connection.
+"""What a keeper's control link is made of: a gateway's channel, or a TCP connection.
 
-On a gateway the channel's callback runs in execnet's own thread and only puts bytes in a queue; a
-watchdog ends the session if the keeper hangs in a write to a link that went silent.  On TCP nothing
-blocks.
+On a gateway a watchdog ends the session if the keeper hangs in a write to a link that went silent.
+On TCP nothing blocks.
 
 This module is shipped to the far side.
 """
@@ -17,21 +16,23 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Any, Deque, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional
 
 from easycluster.errors import ProtocolError
 from easycluster.far.fdpass import recv_packet, send_packet
 from easycluster.far.keeper import Keeper
 from easycluster.far.reaper import become_subreaper
 
+if TYPE_CHECKING:
+    from easycluster.far.channel import Channel
+
 __all__ = ["serve_channel", "serve_listener"]
 
 _monotonic = time.monotonic
 
 
-def serve_channel(channel: Any) -> None:
-    """Be the keeper of an execnet gateway: runs in its main thread until the session ends."""
-    sys.easycluster_keeper = True  # type: ignore[attr-defined]  # the first stage lets execnet wait for us now
+def serve_channel(channel: Channel) -> None:
+    """Be the keeper of a gateway: runs in its main thread until the session ends."""
     if hasattr(signal, "alarm"):
         # Of the first stage; from now on there is the lease.
         signal.alarm(0)
@@ -39,35 +40,16 @@ def serve_channel(channel: Any) -> None:
     template, pid = sys.easycluster_template  # type: ignore[attr-defined]  # set by the first stage
     source = b"from easycluster.far.template import serve\nserve(sock)\n"
     template.sendall(len(source).to_bytes(4, "big") + source)
-    incoming: Deque[Optional[bytes]] = deque()
-    wake_receive, wake_send = os.pipe()
-    for fd in (wake_receive, wake_send):
-        os.set_blocking(fd, False)
-
-    def take(data: Optional[bytes]) -> None:
-        # execnet's receiver thread: only enqueue, never send, never raise.
-        incoming.append(data)
-        try:
-            os.write(wake_send, b"x")
-        except OSError:
-            pass
-
     keeper = Keeper(channel.send, template, pid)
 
     def hear() -> None:
-        try:
-            os.read(wake_receive, 4096)
-        except BlockingIOError:
-            pass
-        while incoming:
-            data = incoming.popleft()
+        for data in channel.read():
             if data is None:
                 keeper.hang_up()
             else:
                 keeper.hear(data)
 
-    keeper.watch(wake_receive, hear)
-    channel.setcallback(take, endmarker=None)
+    keeper.watch(channel.fileno(), hear)
     _start_watchdog(keeper, pid)
     try:
         keeper.run()

@@ -4,7 +4,7 @@ It is a short source, a NUL byte and data::
 
     source   -   n   ASCII; run with the data as the global DATA
     0        B   1   0
-    data     -   n   marshal(3), version 2, of (digest, table, texts, code_for, codes)
+    data     -   n   marshal(3), version 2, of (digest, table, texts, code_for, first, later)
 
 The table has the modules, texts are their sources, compressed.  The source puts a finder for them first in
 ``sys.meta_path``.  There, the package ``easycluster`` is :mod:`easycluster.far.face`, and an installed copy is out of
@@ -12,14 +12,17 @@ sight.  Modules are compiled when they are imported, under names such as ``<easy
 gives tracebacks the lines.
 
 Compiling is most of what a start costs: 58 ms of 90 for all modules on Python 3.11, against 2 ms to unmarshal them.  So
-for a far side that runs this very Python, codes are the modules compiled, and execnet's part of a far side with them
-(16 ms); any other Python passes them over.  The sources are then looked at only when a traceback wants lines.
+for a far side whose Python writes and reads the same byte code there are the modules compiled; any other passes them
+over.  First are those that a start needs, in one piece of which :func:`settle` leaves what it did not; later, always
+compressed, are the others.  The sources are then looked at only when a traceback wants lines.
+
+What modules have from ``typing`` is for annotations, which nobody reads over there, and ``typing`` takes 4 ms of a
+start and a megabyte.  So there they get it from :mod:`easycluster.far.hints`, which has the names and nothing behind.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import marshal
 import sys
 import zlib
@@ -34,6 +37,16 @@ __all__ = ["bundle_source", "shipped_modules"]
 PACKAGES = ("far", "link", "objects", "wire")
 MODULES = ("errors", "stream", "version")
 FACE = "easycluster.far.face"
+HINTS = "easycluster.far.hints"
+
+# What a start does not import; a test looks.
+LATER_NAMES = """
+    stream
+    far.asserts far.batch far.debugger far.holdings far.journal far.leaks far.locks far.logs far.recovery far.restart
+    far.services far.start far.trees far.variables far.waiters far.waiting far.wishes
+    wire.apart wire.auth
+"""
+LATER = frozenset(f"easycluster.{name}" for name in LATER_NAMES.split())
 ROOT = Path(__file__).parents[1]
 
 # Runs on any Python from 3.8 on.  Everything that an import needs is imported before the finder is
@@ -44,11 +57,37 @@ import marshal, sys, zlib
 from importlib._bootstrap_external import MAGIC_NUMBER
 from importlib.machinery import ModuleSpec
 
-DIGEST, TABLE, TEXTS, CODE_FOR, CODES = marshal.loads(DATA)
-if CODE_FOR != (sys.version, MAGIC_NUMBER, sys.flags.optimize):
-    CODES = {}
-elif isinstance(CODES, bytes):
-    CODES = marshal.loads(zlib.decompress(CODES))
+PARTS = marshal.loads(DATA)
+if isinstance(PARTS, bytes):
+    PARTS = marshal.loads(zlib.decompress(PARTS))
+DIGEST, TABLE, TEXTS, CODE_FOR, FIRST, LATER = PARTS
+del PARTS
+if CODE_FOR != (sys.implementation.cache_tag, MAGIC_NUMBER, sys.flags.optimize):
+    FIRST = LATER = ({}, b"", False)
+
+
+class Codes:
+    """Marshalled code of modules: where each is in one piece of bytes."""
+
+    def __init__(self, places, data, is_packed):
+        self.places, self.data, self.is_packed = places, data, is_packed
+
+    def take(self, name):
+        place = self.places.pop(name, None)
+        if place is None:
+            return None
+        data = zlib.decompress(self.data) if self.is_packed else self.data
+        if not self.places:
+            self.data = b""
+        return marshal.loads(memoryview(data)[place[0] : place[1]])
+
+    def settle(self):
+        pieces, places, end = [], {}, 0
+        for name, (begin, stop) in self.places.items():
+            pieces.append(self.data[begin:stop])
+            places[name] = end, end + stop - begin
+            end += stop - begin
+        self.places, self.data = places, b"".join(pieces)
 
 
 class Finder:
@@ -72,10 +111,12 @@ class Finder:
         exec(self.get_code(module.__name__), module.__dict__)
 
     def get_code(self, name):
-        code = self.codes.pop(name, None)
-        if code is not None:
-            return marshal.loads(code)
-        return compile(self.get_source(name), self.table[name][1], "exec", dont_inherit=True)
+        for codes in self.codes:
+            code = codes.take(name)
+            if code is not None:
+                return code
+        text = self.get_source(name).replace("\\nfrom typing import ", "\\nfrom easycluster.far.hints import ", 1)
+        return compile(text, self.table[name][1], "exec", dont_inherit=True)
 
     def get_source(self, name):
         if isinstance(self.texts, bytes):
@@ -96,13 +137,12 @@ def install():
             return
     for name in [name for name in sys.modules if name == "easycluster" or name.startswith("easycluster.")]:
         del sys.modules[name]
-    sys.meta_path.insert(0, Finder(DIGEST, TABLE, TEXTS, CODES))
+    sys.meta_path.insert(0, Finder(DIGEST, TABLE, TEXTS, (Codes(*FIRST), Codes(*LATER))))
 
 
-def compile_execnet(text):
-    """Return the code of a text of execnet's, which the near side may have compiled."""
-    code = CODES.pop(zlib.crc32(text.encode("utf-8")), None)
-    return marshal.loads(code) if code is not None else compile(text, "<execnet>", "exec", dont_inherit=True)
+def settle():
+    """Let go of the code that has been loaded."""
+    sys.meta_path[0].codes[0].settle()
 
 
 install()
@@ -129,10 +169,15 @@ def bundle_source(with_code: bool = False, compress: bool = True, then: str = ""
         offset += len(source)
     text = "".join(texts).encode("utf-8")
     digest = hashlib.sha256(repr(table).encode("ascii") + text).hexdigest()
-    code_for = (sys.version, MAGIC_NUMBER, sys.flags.optimize) if with_code else None
+    # By which Python itself knows the .pyc files that it can use.
+    code_for = (sys.implementation.cache_tag, MAGIC_NUMBER, sys.flags.optimize) if with_code else None
     codes = _compiled() if with_code else {}
-    packed = zlib.compress(marshal.dumps(codes, 2), 1) if with_code and compress else codes
-    data = marshal.dumps((digest, table, zlib.compress(text, 1), code_for, packed), 2)
+    later = {name: codes.pop(name) for name in LATER if name in codes}
+    data = marshal.dumps(
+        (digest, table, zlib.compress(text, 6), code_for, _joined(codes, False), _joined(later, with_code)), 2
+    )
+    if compress:
+        data = marshal.dumps(zlib.compress(data, 6), 2)
     return (_BOOT + then).encode("ascii") + b"\0" + data
 
 
@@ -159,22 +204,25 @@ def _far_name(path: Path) -> str:
     return f"<easycluster>/{path.relative_to(ROOT).as_posix()}"
 
 
-def _compiled() -> dict[str | int, bytes]:
-    """Return each shipped module's marshalled code, from Python's own cache where that is fresh.
-
-    And that of the text which execnet sends to a far side, by the checksum of the text.
-    """
-    from execnet import gateway_base
-
-    text = inspect.getsource(gateway_base)
-    codes: dict[str | int, bytes] = {
-        zlib.crc32(text.encode("utf-8")): marshal.dumps(compile(text, "<execnet>", "exec", dont_inherit=True))
-    }
+def _compiled() -> dict[str, bytes]:
+    """Return each shipped module's marshalled code, from Python's own cache where that is fresh."""
+    codes = {}
     for name, path in _paths().items():
         code = SourceFileLoader(name, str(path)).get_code(name)
         assert code is not None
-        codes[name] = marshal.dumps(_renamed(code, _far_name(path)))
+        names = tuple(HINTS if each == "typing" else each for each in code.co_names)
+        codes[name] = marshal.dumps(_renamed(code.replace(co_names=names), _far_name(path)))
     return codes
+
+
+def _joined(codes: dict[str, bytes], packed: bool) -> tuple[dict[str, tuple[int, int]], bytes, bool]:
+    """Return codes in one piece, where each of them is, and whether the piece is compressed."""
+    places, end = {}, 0
+    for name, code in codes.items():
+        places[name] = end, end + len(code)
+        end += len(code)
+    data = b"".join(codes.values())
+    return places, zlib.compress(data, 6) if packed else data, packed
 
 
 def _renamed(code: CodeType, filename: str) -> CodeType:

@@ -7,10 +7,11 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from easycluster.errors import ConnectError
+from easycluster.errors import ConnectError, ConnectionLost, ConnectTimeout
 from easycluster.link.streams import DataLink, SocketStream, stream_from_fds
 from easycluster.transport.bundle import bundle_source
 from easycluster.transport.gateway import Gateway, GatewayTarget, open_gateway
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["GatewayCarrier"]
 
 # Before the processes of the session part, so that they share it.
-LOAD = "import easycluster.far.control, easycluster.far.template, easycluster.far.worker\n"
+LOAD = """\
+import easycluster.far.channel, easycluster.far.control, easycluster.far.template, easycluster.far.worker
+settle()
+"""
 
 # Seconds that the better data link over ssh gets before data goes over the channel.
 DATA_TIMEOUT = 5.0
@@ -52,14 +56,22 @@ class GatewayCarrier:
 
     def open_control(self, control: Control, timeout: float) -> None:
         """Start the far side's Python and its keeper."""
-        gateway = self._gateway = open_gateway(self._target, timeout=timeout)
+        end = time.monotonic() + timeout
+        gateway = self._gateway = open_gateway(self._target, timeout=timeout, meanwhile=self._bundle)
         control.use(_Port(gateway))
         # Compiling the bundle over there takes longer than sending it compiled.
-        with_code = gateway.python_version[:2] == sys.version_info[:2]
-        bundle = bundle_source(with_code, compress=not self.is_local, then=LOAD)
-        gateway.start(bundle, control.enqueue, control.enqueue_end, timeout=timeout)
+        bundle = self._bundle(gateway.python_version[:2] == sys.version_info[:2])
+        try:
+            gateway.start(bundle, control.enqueue, control.enqueue_end, timeout=max(0.1, end - time.monotonic()))
+        except ConnectionLost as exc:
+            text = f"{self._target}: the session did not come up: {exc.reason}"
+            raise ConnectError(text, self._target.host, gateway.words()) from exc
         if self._use_pipes:
             gateway.prepare_data()
+
+    def _bundle(self, with_code: bool = True) -> bytes:
+        """What the far side runs; the first time, that takes a while to make."""
+        return bundle_source(with_code, compress=not self.is_local, then=LOAD)
 
     def open_data(self, control: Control, marker: bytes, timeout: float) -> DataLink:
         """Hand pipes to the worker; over ssh by a second session, else inside the control link."""
@@ -72,13 +84,22 @@ class GatewayCarrier:
                 pipes = gateway.open_data(
                     control.hello["path"], marker, timeout=timeout if self.is_local else min(timeout, DATA_TIMEOUT)
                 )
-            except ConnectError:
+            except ConnectError as exc:
                 if self.is_local:
                     raise
+                if isinstance(exc, ConnectTimeout):
+                    self._replace_worker(control, timeout)
             else:
                 return DataLink(stream_from_fds(os.dup(pipes.read_fd), os.dup(pipes.write_fd)), close=pipes.close)
         relay = self._relay = _Relay(control)
         return DataLink(relay.stream, close=relay.close)
+
+    def _replace_worker(self, control: Control, timeout: float) -> None:
+        """Have another worker: this one may have been handed the pipes since, and would take no other link."""
+        control.send(Kind.KILL)
+        control.wait_for(lambda: control.died is not None, timeout)
+        control.worker_replaced()
+        control.send(Kind.SPAWN)
 
     def words(self) -> str:
         """Return what ssh wrote to its standard error."""

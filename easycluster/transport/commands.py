@@ -16,16 +16,13 @@ from typing import Literal
 from easycluster.errors import ConnectError
 from easycluster.far.start import FIRST_STAGE, SEARCH
 
-__all__ = ["SUDO", "GatewayTarget", "choose_folder", "octal", "ssh_command"]
+__all__ = ["SUDO", "GatewayTarget", "choose_folder", "master_command", "resolve_command", "ssh_command"]
 
 # ssh binds a unix socket of at most 107 bytes: the folder, "/master", and 17 characters it adds while it makes it.
 LONGEST_FOLDER = 80
 
 # Of the name of a folder, as in tempfile's.
 NAME_CHARACTERS = string.ascii_lowercase + string.digits
-
-# What the shell and execnet leave alone.
-PLAIN = frozenset(string.ascii_letters + string.digits + "_.,:=+-@")
 
 # -n: fail instead of asking for a password, which nobody could type.  -H: root's own home directory.
 SUDO = "sudo -n -H --"
@@ -47,6 +44,7 @@ class GatewayTarget:
         ask: Let ssh ask at the terminal; the answer may take a minute longer than the timeout.
         compress: Pass ``-C``.
         sudo: Run the far side's Python as root, through ``sudo -n``: it never asks for a password.
+        shared: Log in once for all sessions of this process there, see :mod:`easycluster.transport.masters`.
     """
 
     kind: Literal["local", "ssh"] = "local"
@@ -59,6 +57,7 @@ class GatewayTarget:
     ask: bool = False
     compress: bool = False
     sudo: bool = False
+    shared: bool = False
 
     def __str__(self) -> str:
         """The host as messages name it."""
@@ -73,7 +72,7 @@ class GatewayTarget:
 
 
 def choose_folder() -> Path:
-    """A path for a private folder that is short enough for ssh's socket and plain enough for execnet.
+    """A path for a private folder that is short enough for ssh's socket.
 
     Nobody can guess it, so nobody can make it before us.
     """
@@ -89,13 +88,34 @@ def choose_folder() -> Path:
     return Path(tempfile.gettempdir(), name)
 
 
-def octal(data: bytes) -> str:
-    """Write bytes as ``printf %b`` reads them: no blank, no quote, no slash."""
-    return "".join(chr(byte) if chr(byte) in PLAIN else f"\\0{byte:03o}" for byte in data)
+def ssh_command(target: GatewayTarget, control: str, marker: str, timeout: float, *, shared: bool = False) -> list[str]:
+    """The whole ssh command line of a session.
+
+    Args:
+        target: Where to.
+        control: Socket of the master that it becomes, or that it shares.
+        marker: What the line of the far side's Python begins with.
+        timeout: Seconds for all of it.
+        shared: Whether there is such a master.
+    """
+    options = [f"ControlMaster={'no' if shared else 'yes'}", f"ControlPath={control}", "ControlPersist=no"]
+    command = _command(target, [*options, "RequestTTY=no"], timeout, alone=shared)
+    return [*command, "--", target.host, _far_command(target.candidates, marker, target.sudo)]
 
 
-def ssh_command(target: GatewayTarget, folder: Path, marker: str, timeout: float) -> list[str]:
-    """The whole ssh command line.
+def master_command(target: GatewayTarget, control: str, timeout: float) -> list[str]:
+    """The ssh command line of a master without a session of its own, which lasts until it is killed."""
+    options = ["ControlMaster=yes", f"ControlPath={control}", "ControlPersist=no", "RequestTTY=no"]
+    return [*_command(target, options, timeout), "-N", "--", target.host]
+
+
+def resolve_command(target: GatewayTarget) -> list[str]:
+    """The ssh command line that prints what ssh's configuration says of the target."""
+    return [*_command(target, [], 10.0), "-G", "--", target.host]
+
+
+def _command(target: GatewayTarget, options: list[str], timeout: float, *, alone: bool = False) -> list[str]:
+    """What all ssh command lines begin with.
 
     ssh takes the first value it meets, so what must be ours comes first, then the caller's arguments, then our
     defaults, then the user's configuration.
@@ -104,9 +124,8 @@ def ssh_command(target: GatewayTarget, folder: Path, marker: str, timeout: float
         raise ConnectError(
             f"{target.host!r}: a host or user that begins with '-' would be an option of ssh", target.host
         )
-    options = ["ControlMaster=yes", f"ControlPath={folder / 'master'}", "ControlPersist=no", "RequestTTY=no"]
     if not target.ask:
-        options.append("BatchMode=yes")
+        options = [*options, "BatchMode=yes"]
     defaults = [
         # Some of the time is for what comes after the login.
         f"ConnectTimeout={max(1, int(timeout * 0.8))}",
@@ -118,6 +137,9 @@ def ssh_command(target: GatewayTarget, folder: Path, marker: str, timeout: float
         "PermitLocalCommand=no",
         "LogLevel=ERROR",
     ]
+    if alone:
+        # A session that the master cannot open makes ssh connect anew.  (It passes this over after a -J.)
+        defaults.append("ProxyCommand=false")
     command = [target.ssh, "-T"]
     for option in options:
         command += ["-o", option]
@@ -130,7 +152,7 @@ def ssh_command(target: GatewayTarget, folder: Path, marker: str, timeout: float
     command += target.extra_args
     for option in defaults:
         command += ["-o", option]
-    return [*command, "--", target.host, _far_command(target.candidates, marker, target.sudo)]
+    return command
 
 
 def _far_command(candidates: tuple[str, ...], marker: str, sudo: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Why a gateway did not open or did not last, from ssh's words and the launcher's notes.
+"""Why a gateway did not open or did not last, from ssh's words and what came instead of a Python.
 
 ssh exits with 255 when it fails itself and with the far command's code otherwise (ssh(1)); its messages are not
 translated.
@@ -62,7 +62,9 @@ def explain_failure(target: GatewayTarget, status: Mapping[str, Any], words: str
 
     Args:
         target: Where the gateway should have led.
-        status: The launcher's notes, see :meth:`easycluster.transport.launcher.Launcher.report`.
+        status: ``cause`` (as :class:`easycluster.transport.marker.MarkerSearch` has it, or exec: the program cannot be
+            run), ``error`` (why not), ``exit`` (ssh's exit code, None if unknown), ``login`` (whether ssh had logged
+            in), ``noise`` (bytes before the marker) and ``versions`` (of interpreters that are too old).
         words: ssh's standard error.
         timeout: Seconds that were allowed.
     """
@@ -72,9 +74,6 @@ def explain_failure(target: GatewayTarget, status: Mapping[str, Any], words: str
         return ConnectError(
             f"{host}: cannot run {target.ssh!r}: {status.get('error')}; install an OpenSSH client", host
         )
-    if cause == "silent":
-        problem = f"Python started there, but nothing more came from it within {timeout:g} s"
-        return ConnectTimeout(f"{host}: {problem}; the link may have gone silent", host, words)
     if status.get("login") or cause in ("none", "noise") or (cause == "exit" and status.get("exit") != 255):
         return _explain_bootstrap(target, cause, status, words, timeout)
     for pattern, kind, advice in SSH_WORDS:

@@ -18,7 +18,7 @@ import threading
 import time
 from typing import IO
 
-from easycluster.errors import ConnectError
+from easycluster.errors import ConnectError, ConnectTimeout
 from easycluster.far.start import PASSER
 
 __all__ = ["DataPipes", "open_local_pipes", "open_ssh_pipes"]
@@ -74,7 +74,8 @@ class DataPipes:
         """Read up to and including the marker, and not a byte more.
 
         Raises:
-            ConnectError: If it does not come in time, or too much else does.
+            ConnectTimeout: If it does not come in time.
+            ConnectError: If too much else does.
         """
         end = time.monotonic() + timeout
         poll = select.poll()
@@ -83,7 +84,7 @@ class DataPipes:
         while not seen.endswith(marker):
             left = end - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
-                raise self._failure(f"no answer within {timeout:g} s")
+                raise self._failure(f"no answer within {timeout:g} s", ConnectTimeout)
             data = os.read(self.read_fd, len(marker) - _overlap(seen, marker))
             if not data:
                 raise self._failure("the far side ended it")
@@ -91,7 +92,7 @@ class DataPipes:
             if len(seen) > MOST_NOISE:
                 raise self._failure(f"more than {MOST_NOISE} bytes of something else came: {seen[:200]!r}")
 
-    def _failure(self, reason: str) -> ConnectError:
+    def _failure(self, reason: str, kind: type[ConnectError] = ConnectError) -> ConnectError:
         words = ""
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -99,7 +100,7 @@ class DataPipes:
         if self._errors is not None:
             self._errors.seek(0)
             words = self._errors.read(4096).decode("utf-8", "replace")
-        return ConnectError(f"{self.host}: no data pipe: {reason}", self.host, words)
+        return kind(f"{self.host}: no data pipe: {reason}", self.host, words)
 
     def close(self) -> None:
         """Close both pipes and end what kept them; any thread, any number of times.

@@ -1,8 +1,8 @@
 """Far sides behind an execnet gateway: a local Python, or one behind the user's own ssh.
 
-execnet starts the process and carries the control stream.  Everything else that makes it dependable is here and in
-:mod:`easycluster.transport.launcher`: a deadline for the whole bootstrap, ssh's own words in the error, no prompt, no
-forced compression, an end that leaves nothing behind.
+execnet carries the control stream.  What makes it dependable is here and in :mod:`easycluster.transport.process`: a
+deadline for the whole bootstrap, ssh's own words in the error, no prompt, no forced compression, an end that leaves
+nothing behind.  The far end of the stream is :mod:`easycluster.far.channel`.
 
 A gateway also opens *data pipes*: raw pipes to the worker beside the gateway.  Locally the worker is handed two pipes
 through its unix socket; over ssh a second session on a private master hands over its standard input and output.
@@ -10,28 +10,21 @@ through its unix socket; over ssh a second session on a private master hands ove
 
 from __future__ import annotations
 
-import ast
 import atexit
 import contextlib
-import errno
 import os
-import random
 import secrets
-import shlex
-import shutil
-import signal
-import sys
 import threading
 import time
 import weakref
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from easycluster.errors import ConnectError, ConnectionLost
-from easycluster.far.start import FIRST_STAGE, MARKER_BYTES, OLDEST_PYTHON
-from easycluster.transport.commands import SUDO, GatewayTarget, choose_folder, octal, ssh_command
-from easycluster.transport.diagnosis import explain_end, explain_failure, explain_local_failure, was_turned_away
+from easycluster.far.start import MARKER_BYTES
+from easycluster.transport.commands import SUDO, GatewayTarget
+from easycluster.transport.diagnosis import explain_end
 from easycluster.transport.direct import DataPipes, open_local_pipes, open_ssh_pipes
+from easycluster.transport.ways import Way, reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,28 +33,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Gateway", "GatewayTarget", "open_gateway"]
 
-# Runs in the far side's main thread for as long as the gateway lives.
-KEEPER = """\
-from easycluster.far.control import serve_channel
-serve_channel(channel)
-"""
-
-# Seconds that the near side waits beyond the launcher's own deadline before it kills the launcher.
-WATCHDOG_MARGIN = 1.0
-
-# Seconds to wait before another try when sshd hangs up before the login.  Its default lets ten log in at a time.
-RETRIES = (0.2, 0.5, 1.0)
+# Seconds that ssh gets to end by itself once its output has ended.
+GRACE = 1.0
 
 # Seconds that a person gets to answer ssh's questions, on top of the timeout.
 ASK_EXTRA = 60.0
 
 
-def open_gateway(target: GatewayTarget, *, timeout: float = 10.0) -> Gateway:
+def open_gateway(
+    target: GatewayTarget, *, timeout: float = 10.0, meanwhile: Callable[[], object] = lambda: None
+) -> Gateway:
     """Start a Python at the target and make sure that it answers.
 
     Args:
         target: Where to.
         timeout: Seconds for all of it: network, login, start-up files and Python.
+        meanwhile: Called once the target is at work.
 
     Returns:
         A gateway on which :meth:`Gateway.start` comes next.
@@ -76,15 +63,11 @@ def open_gateway(target: GatewayTarget, *, timeout: float = 10.0) -> Gateway:
     """
     gateway = Gateway(target)
     try:
-        gateway._open(timeout + ASK_EXTRA if target.ask else timeout)
+        gateway._open(timeout + ASK_EXTRA if target.ask else timeout, meanwhile)
     except BaseException:
         gateway.close(timeout=0.0)
         raise
     return gateway
-
-
-# What this machine may have run out of when a process cannot be started: descriptors, processes, memory.
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 class Gateway:
@@ -94,7 +77,7 @@ class Gateway:
         target: Where it leads.
         python_version: Version of the far side's Python.
         python: Path of the far side's Python.
-        local_pid: Process id on this machine: the far side itself locally, our launcher over ssh.
+        local_pid: Process id on this machine: the far side itself locally, over ssh a shell with ssh below it.
         far_pid: Process id over there.
     """
 
@@ -105,12 +88,9 @@ class Gateway:
         self.python = ""
         self.local_pid = 0
         self.far_pid = 0
-        self._folder = choose_folder()
-        self._launched = False
-        self._overdue = False
-        self._words = -1  # standard error of ssh or of the local far side, a file in the folder
         self._owner = os.getpid()
         self._marker = secrets.token_hex(MARKER_BYTES)
+        self._way: Way | None = None
         self._group: execnet.Group | None = None
         self._gateway: execnet.Gateway | None = None
         self._channel: execnet.Channel | None = None
@@ -131,171 +111,32 @@ class Gateway:
 
     # Opening
 
-    def _open(self, timeout: float) -> None:
-        """Start the process, wait for its marker, and read what it says about itself."""
-        if os.name == "nt":
-            raise ConnectError(
-                f"{self.target}: gateways need a POSIX system here; use the TCP server", self.target.host
-            )
-        if self.target.kind == "ssh":
-            self._open_ssh(timeout)
-        else:
-            self._open_local(timeout)
-
-    def _open_ssh(self, timeout: float) -> None:
-        """Log in; once more and again when sshd has too many others before it."""
-        end = time.monotonic() + timeout
-        for pause in (*RETRIES, None):
-            left = end - time.monotonic()
-            self._launch(*self._ssh_launcher(left), left)
-            try:
-                self._read_status(timeout)
-            except ConnectError as exc:
-                # Random, because those who were turned away together would come back together.
-                wait = (pause or 0.0) * random.uniform(0.5, 1.5)
-                if pause is None or not was_turned_away(exc) or time.monotonic() + wait > end - 1.0:
-                    raise
-                self._terminate(0.0)
-                if self._words >= 0:
-                    os.ftruncate(self._words, 0)
-                for name in ("status", "pid"):
-                    (self._folder / name).unlink(missing_ok=True)
-                time.sleep(wait)
-            else:
-                return
-
-    def _open_local(self, timeout: float) -> None:
-        """Try one command after the other."""
-        old: list[str] = []
-        for candidate in self.target.candidates:
-            words = shlex.split(candidate)
-            program = shutil.which(os.path.expanduser(words[0])) if words else None
-            if program is None:
-                continue
-            sudo = SUDO.split() if self.target.sudo else []
-            command = shlex.join([*sudo, program, *words[1:], "-u", "-c", FIRST_STAGE, self._marker, str(self._folder)])
-            self._launch(f'{command} 2>>"$folder/stderr"', b"", timeout)
-            version = self._read_started(program, timeout)
-            if not version:
-                return
-            old.append(version)
-        raise explain_failure(self.target, {"cause": "none", "versions": old, "login": True}, "", timeout)
-
-    def _ssh_launcher(self, timeout: float) -> tuple[str, bytes]:
-        """The command that starts the launcher, and its settings."""
-        values = [str(os.getpid()), str(timeout), self._marker, "ask" if self.target.ask else ""]
-        values += ssh_command(self.target, self._folder, self._marker, timeout)
-        if any("\0" in value for value in values):
-            raise ConnectError(f"{self.target}: a NUL character in the host, user or arguments", self.target.host)
-        launcher = Path(__file__).with_name("launcher.py")
-        # As a module, so that Python need not compile it each time.
-        start = "import sys; sys.path.append(sys.argv[2]); import launcher; sys.exit(launcher.main(sys.argv[1]))"
-        command = shlex.join([sys.executable, "-I", "-S", "-c", start, str(self._folder), str(launcher.parent)])
-        return command, b"".join(os.fsencode(value) + b"\0" for value in values)
-
-    def _launch(self, command: str, settings: bytes, timeout: float) -> None:
-        """Have execnet run a shell command as the gateway's process; bounded by the timeout and a margin."""
+    def _open(self, timeout: float, meanwhile: Callable[[], object]) -> None:
+        """Have a Python started, and join execnet to its pipes."""
         import execnet
+        from execnet.gateway_base import Popen2IO
 
-        # The shell makes the folder, and what it becomes removes it when we are gone: there is no moment in which we
-        # could be killed and leave it behind.  It also notes its process id for us: should Python hang before its
-        # first line, there is nothing else to kill it by.
-        script = f"folder={self._folder}; "
-        if self._launched:
-            script += "[ -d $folder ] || "
-        script += "mkdir -m 700 $folder || exit 1; "
-        script += "echo $$ >$folder/pid; "
-        if settings:
-            script += f"printf %b '{octal(settings)}' >$folder/settings; "
-        script += f"exec {command}"
-        self._launched = True
-        self._group = group = execnet.Group(execmodel="thread")
+        class PipeIO(Popen2IO):
+            """As execnet has it for processes that it starts itself."""
+
+            def wait(self) -> int | None:
+                return process.wait()
+
+            def kill(self) -> None:
+                process.kill()
+
+        way = self._way = reach(self.target, self._marker, timeout, meanwhile)
+        process, found = way.process, way.found
+        self.python_version, self.far_pid, self.python = found.version, found.pid, found.executable
+        self.local_pid = process.pid
+        group = self._group = execnet.Group(execmodel="thread")
         atexit.unregister(group._cleanup_atexit)  # it would hold the group for ever, and on 3.12 it fails
-        finished = threading.Event()
-
-        def watch() -> None:
-            # Up to its marker the launcher has the same deadline, and says more than we could.
-            if finished.wait(timeout) or (self._is_awaited() and finished.wait(WATCHDOG_MARGIN)):
-                return
-            self._overdue = True
-            self.kill()
-
-        threading.Thread(target=watch, name=f"easycluster-launch-{self.target.host}", daemon=True).start()
-        try:
-            # Octal, because execnet splits its own arguments at "//" and blanks.
-            shell = f"""/bin/sh -c 'eval "$(printf %b "$0")"' '{octal(os.fsencode(script))}'"""
-            self._gateway = group.makegateway(f"popen//python={shell}")
-        except (OSError, EOFError) as exc:
-            _reap(exc)  # it has ended or is about to, and the watchdog is still awake
-            if isinstance(exc, OSError) and exc.errno in EXHAUSTED:
-                raise  # it was never there
-        except BaseException as exc:
-            self.kill()
-            _reap(exc)
-            if not isinstance(exc, AssertionError):  # execnet's way to say that something else than Python answered
-                raise
-        finally:
-            finished.set()
-            self.local_pid = self._read_pid()
-            if self._words < 0 and self._folder.exists():
-                self._words = os.open(self._folder / "stderr", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-
-    def _read_pid(self) -> int:
-        """The process id that the run script wrote, 0 if it never ran."""
-        try:
-            return int((self._folder / "pid").read_text())
-        except (OSError, ValueError):
-            return 0
-
-    def _is_running(self) -> bool:
-        """Whether our process runs; execnet reaps it when it ends during the bootstrap."""
-        try:
-            os.kill(self.local_pid, 0)
-        except OSError:
-            return False
-        return self.local_pid != 0 and self._gateway is not None
-
-    def _status(self) -> dict[str, Any]:
-        """What the launcher noted last, nothing if it noted nothing."""
-        try:
-            status: dict[str, Any] = ast.literal_eval((self._folder / "status").read_text(encoding="ascii"))
-        except (OSError, ValueError, SyntaxError):
-            return {}
-        return status
-
-    def _is_awaited(self) -> bool:
-        """Whether the launcher still waits for a Python over there."""
-        return self.target.kind == "ssh" and self._status().get("stage") != "running"
-
-    def _read_status(self, timeout: float) -> None:
-        """Take what the launcher found out, or raise what it says."""
-        status = self._status() or {"stage": "failed", "cause": "timeout"}
-        if self._overdue and status["stage"] == "running":
-            status = {"stage": "failed", "cause": "silent"}
-        if status["stage"] != "running" or not self._is_running():
-            raise explain_failure(self.target, status, self.words(), timeout)
-        self._take(status["version"], status["pid"], status["executable"])
-
-    def _read_started(self, program: str, timeout: float) -> str:
-        """Take what a local Python wrote; returns its version if it is too old, else ""."""
-        try:
-            _, version, pid, executable = (self._folder / "started").read_text().split(" ")
-        except (OSError, ValueError):
-            raise explain_local_failure(self.target, program, self.words(), timeout) from None
-        if tuple(map(int, version.split(".")[:2])) < OLDEST_PYTHON:
-            self._terminate(0.0)
-            return version
-        if not self._is_running():
-            raise explain_local_failure(self.target, program, self.words(), timeout)
-        self._take(version, int(pid), executable.strip())
-        return ""
-
-    def _take(self, version: str, pid: int, executable: str) -> None:
-        self.python_version = tuple(map(int, version.split(".")))
-        self.far_pid = pid
-        self.python = os.fsdecode(bytes.fromhex(executable))
-        if self.target.kind == "local":
-            shutil.rmtree(self._folder, ignore_errors=True)  # our descriptor of stderr stays good
+        read_fd, write_fd = process.take_pipes()
+        io = PipeIO(os.fdopen(write_fd, "wb"), os.fdopen(read_fd, "rb"), group.execmodel)
+        spec = execnet.XSpec("popen")
+        group.allocate_id(spec)
+        self._gateway = execnet.Gateway(io, spec)
+        group._register(self._gateway)
 
     # The control stream
 
@@ -310,7 +151,7 @@ class Gateway:
         """Run the keeper over there.
 
         Args:
-            bundle: What makes ``easycluster.far.control`` importable, see :mod:`easycluster.far.start`.
+            bundle: What makes ``easycluster.far.channel`` importable, see :mod:`easycluster.far.start`.
             on_data: Gets what the keeper sends, in execnet's receiver thread: it must only enqueue.
             on_close: Gets the reason, once, when the stream has ended for any other reason than :meth:`close`; in a
                 thread of its own.
@@ -338,9 +179,9 @@ class Gateway:
         watchdog.daemon = True
         watchdog.start()
         try:
-            # Beside execnet: its side over there begins to listen once it has what we send here.
+            # Beside execnet: the other end of its stream is in the bundle.
             self._gateway._io.write(len(bundle).to_bytes(4, "big") + bundle)
-            self._channel = self._gateway.remote_exec(KEEPER)
+            self._channel = self._gateway.remote_exec("# easycluster.far.channel knows what to run")
             self._channel.setcallback(receive, endmarker=end)
         except (OSError, EOFError) as exc:
             raise self._lost() from exc
@@ -385,7 +226,6 @@ class Gateway:
         """Why the stream ended, waiting a little for those who know."""
         if self._failure:
             return self._failure
-        end = time.monotonic() + timeout
         channel = self._channel
         if channel is not None:
             try:
@@ -394,25 +234,13 @@ class Gateway:
                 return f"the keeper failed: {str(exc).strip()}"
             except (OSError, EOFError, TypeError):
                 pass
-        while True:
-            how = self._how_it_ended()
-            # Once we close it, it ends because of that, and nobody asks why any more.
-            if how is not None or self._closed or time.monotonic() > end:
-                return explain_end(self.target, how, self.words())
-            time.sleep(0.005)
+        ended = explain_end(self.target, self._how_it_ended(), self.words())
+        master = self._way.master if self._way is not None else None
+        return ended if master is None or master.is_alive else f"{master.explain_end()}; {ended}"
 
     def _how_it_ended(self) -> int | None:
         """Exit code of ssh or of the local far side (negative for a signal), None while unknown."""
-        if self.target.kind == "ssh":
-            code = self._status().get("exit")
-            return code if isinstance(code, int) else None
-        try:
-            ended = os.waitid(os.P_PID, self.local_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except (OSError, AttributeError):  # execnet has reaped it; not on this system
-            return None
-        if ended is None:
-            return None
-        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        return self._way.process.wait(GRACE) if self._way is not None else None
 
     # Data pipes
 
@@ -437,18 +265,21 @@ class Gateway:
         """
         if self._closed or not self.python_version:
             raise ConnectError(f"{self.target}: the gateway is closed", self.target.host)
+        end = time.monotonic() + timeout
         if self.target.kind == "local":
             pipes = open_local_pipes(self.target.host, command_path)
         else:
             pipes = self._prepared or self._open_ssh_pipes()
             self._prepared = None
         try:
-            if self.target.kind == "ssh":
-                pipes.tell(command_path)
-            pipes.skip_noise(marker, timeout)
-        except BaseException:
-            pipes.close()
-            raise
+            self._join(pipes, command_path, marker, timeout)
+        except ConnectError as exc:
+            assert self._way is not None  # it is open
+            control = self._way.another(self.target, exc.details, max(0.1, end - time.monotonic()))
+            if not control:
+                raise
+            pipes = self._open_ssh_pipes(control)
+            self._join(pipes, command_path, marker, max(0.1, end - time.monotonic()))
         self._adopt(pipes)
         return pipes
 
@@ -460,11 +291,22 @@ class Gateway:
                 self._prepared = self._open_ssh_pipes()
                 self._adopt(self._prepared)
 
-    def _open_ssh_pipes(self) -> DataPipes:
-        """Start a second session on the master."""
+    def _join(self, pipes: DataPipes, command_path: str, marker: bytes, timeout: float) -> None:
+        """Have pipes handed to the listener, and wait for it."""
+        try:
+            if self.target.kind == "ssh":
+                pipes.tell(command_path)
+            pipes.skip_noise(marker, timeout)
+        except BaseException:
+            pipes.close()
+            raise
+
+    def _open_ssh_pipes(self, control: str = "") -> DataPipes:
+        """Start a second session on the master, or on another one."""
         # The listener's directory is open to nobody but its own user.
         become = SUDO if self.target.sudo else ""
-        return open_ssh_pipes(self.target.host, self.target.ssh, str(self._folder / "master"), self.python, become)
+        assert self._way is not None  # it is open
+        return open_ssh_pipes(self.target.host, self.target.ssh, control or self._way.control_path, self.python, become)
 
     def _adopt(self, pipes: DataPipes) -> None:
         """Remember pipes that close() has to close."""
@@ -478,25 +320,12 @@ class Gateway:
 
     def words(self) -> str:
         """The last 4 KiB of what ssh, or the local far side, wrote to its standard error."""
-        try:
-            size = os.fstat(self._words).st_size
-            return os.pread(self._words, 4096, max(0, size - 4096)).decode("utf-8", "replace")
-        except OSError:  # not open, or closed
-            return ""
+        return self._way.process.words() if self._way is not None else ""
 
     def kill(self) -> None:
         """Kill the local process and ssh, now; the far side then meets an end of file.  :meth:`close` is still due."""
-        pid = self.local_pid or (0 if self._closed else self._read_pid())
-        if not pid or os.getpid() != self._owner:  # a forked child must not end the session of its parent
-            return
-        with contextlib.suppress(OSError):
-            if self.target.ask:
-                os.kill(pid, signal.SIGTERM)  # shares our process group; it kills ssh itself
-                return
-            try:
-                os.killpg(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                os.kill(pid, signal.SIGKILL)  # it has not got round to its own group yet
+        if self._way is not None:
+            self._way.process.kill()
 
     def close(self, timeout: float = 2.0) -> None:
         """End the session and leave nothing behind: no process, thread, descriptor or file; a second call does nothing.
@@ -510,15 +339,13 @@ class Gateway:
             self._closed = True
             for pipes in self._pipes:
                 pipes.close()
-            # execnet's worker waits 5 s for a task that it was about to start when the end came.
-            self._terminate(timeout if self._heard or self._channel is None else 0.0)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            # Before its keeper runs, the far side takes no goodbye.
+            self._terminate(timeout if self._heard else 0.0)
         reporter = self._reporter
         if reporter is not None and reporter is not threading.current_thread():
             reporter.join(1.0)
-        words, self._words = self._words, -1
-        if words >= 0:
-            os.close(words)
+        if self._way is not None:
+            self._way.close()
 
     def _terminate(self, timeout: float) -> None:
         """End the execnet gateway; a send that blocks is broken by the kill."""
@@ -538,7 +365,6 @@ class Gateway:
             self.kill()
             thread.join(1.0)
         self._group = self._gateway = self._channel = None
-        self.local_pid = 0
 
 
 # All that may be open, for :func:`_forget_in_child`.
@@ -564,17 +390,3 @@ def _forget_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
-
-
-def _reap(exc: BaseException) -> None:
-    """Wait for the process of a gateway that execnet did not finish making; it leaves that to the garbage collector."""
-    traceback = exc.__traceback__
-    while traceback is not None:
-        io = traceback.tb_frame.f_locals.get("io")
-        if io is not None and hasattr(io, "wait"):
-            for end in (io.close_write, io.close_read):
-                with contextlib.suppress(OSError):
-                    end()
-            io.wait()
-            return
-        traceback = traceback.tb_next

@@ -396,7 +396,8 @@ def folders_of(client):
     endpoint = client._endpoint
     if not hasattr(endpoint._carrier, "_gateway"):
         return []
-    return [endpoint._carrier._gateway._folder, Path(endpoint.control.hello["path"]).parent]
+    near = endpoint._carrier._gateway._way.process.folder
+    return [*([near] if near is not None else []), Path(endpoint.control.hello["path"]).parent]
 
 
 # The link is cut ---------------------------------------------------------------------------------
@@ -409,7 +410,7 @@ def cut(transport, client):
             with socket.socket(fileno=os.dup(fd)) as sock:
                 sock.shutdown(socket.SHUT_RDWR)
     else:
-        os.kill(client._endpoint._carrier._gateway.local_pid, signal.SIGKILL)
+        os.killpg(client._endpoint._carrier._gateway.local_pid, signal.SIGKILL)
 
 
 @pytest.mark.fault("cut")

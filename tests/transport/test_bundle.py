@@ -1,18 +1,18 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
-from execnet import gateway_base
 from support.interpreters import interpreters
 
 import easycluster.errors
-from easycluster.transport.bundle import bundle_source, shipped_modules
+from easycluster.far import hints
+from easycluster.transport.bundle import LATER, bundle_source, shipped_modules
+from easycluster.transport.carriers import LOAD
 
 ROOT = Path(easycluster.errors.__file__).parent
 SHIPPED = shipped_modules()
@@ -171,7 +171,7 @@ def test_tracebacks_and_inspect_show_shipped_source(version, with_code):
 
 def test_only_what_is_imported_is_compiled():
     lines = run_far("exec(BUNDLE, {}); import easycluster; print(*sorted(m for m in sys.modules if 'easycl' in m))")
-    assert lines == ["easycluster easycluster.version"]
+    assert lines == ["easycluster easycluster.far easycluster.far.hints easycluster.version"]
 
 
 def test_a_process_that_runs_no_user_code_loads_no_proxies():
@@ -181,9 +181,10 @@ def test_a_process_that_runs_no_user_code_loads_no_proxies():
 
 CODE_IS_USED = """
     exec(BUNDLE, {})
-    print(len(sys.meta_path[0].codes) > len(sys.meta_path[0].table))
-    import easycluster.far.sources
-    print("easycluster.far.sources" in sys.meta_path[0].codes)
+    first, later = (codes.places for codes in sys.meta_path[0].codes)
+    print(len(first) + len(later) == len(sys.meta_path[0].table))
+    import easycluster.far.sources, easycluster.far.waiters
+    print("easycluster.far.sources" in first, "easycluster.far.waiters" in later)
     print(easycluster.far.sources.compile_source.__code__.co_filename)
     """
 
@@ -191,26 +192,54 @@ CODE_IS_USED = """
 @pytest.mark.parametrize("compress", [False, True])
 def test_code_for_our_own_version_is_used_once(compress):
     lines = run_far(CODE_IS_USED, with_code=True, compress=compress)
-    assert lines == ["True", "False", "<easycluster>/far/sources.py"]
+    assert lines == ["True", "False False", "<easycluster>/far/sources.py"]
 
 
 @pytest.mark.parametrize("version", [v for v, path in interpreters().items() if path != sys.executable])
 def test_code_for_another_version_is_passed_over(version):
     lines = run_far(CODE_IS_USED, python=interpreters()[version], with_code=True)
-    assert lines == ["False", "False", "<easycluster>/far/sources.py"]
+    assert lines == ["False", "False False", "<easycluster>/far/sources.py"]
 
 
-def test_code_of_execnet_is_for_exactly_the_text_it_sends():
-    program = """
-    names = {"DATA": _data}
-    exec(source, names)
-    text = open(%r).read()
-
-    def sent():
-        return [name for name in names["CODES"] if isinstance(name, int)]
-
-    print(len(sent()), names["compile_execnet"](text + " ").co_filename, len(sent()))
-    print(names["compile_execnet"](text).co_filename, len(sent()))
+@pytest.mark.parametrize("with_code", [False, True])
+@pytest.mark.parametrize("version", interpreters())
+def test_a_start_needs_no_typing_and_nothing_of_what_comes_later(version, with_code):
+    program = f"""
+    exec(BUNDLE, {{}})
+    before = set(sys.modules)
+    exec({LOAD!r}, {{"settle": int}})
+    print(*sorted(({{"typing"}} | {set(LATER)!r}) & set(sys.modules) - before))
+    from easycluster.far.modules import Block
+    print(Block("m", 0, "f", "s")[:4], Block.__doc__.splitlines()[0], Block.__module__)
     """
-    lines = run_far(program % inspect.getsourcefile(gateway_base), with_code=True)
-    assert lines == ["1 <execnet> 1", "<execnet> 0"]
+    lines = run_far(program, python=interpreters()[version], with_code=with_code)
+    # There importlib.util imports it.
+    typing = "typing" if version == "3.9" else ""
+    assert lines == [
+        typing,
+        "('m', 0, 'f', 's') One piece of source, as it is kept here and sent to the far side. easycluster.far.modules",
+    ]
+
+
+def test_after_a_start_no_code_is_kept_but_what_may_be_imported_yet():
+    program = f"""
+    exec(BUNDLE, globals())
+    exec({LOAD!r}, globals())
+    first = sys.meta_path[0].codes[0]
+    print(len(first.data) == sum(end - begin for begin, end in first.places.values()))
+    print(set(first.places).isdisjoint(sys.modules), len(first.data) < 100_000)
+    names = sorted(first.places)
+    for name in names:
+        __import__(name)
+    print(len(first.data))
+    """
+    assert run_far(program, with_code=True) == ["True", "True True", "0"]
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED.keys() - {hints.__name__}))
+def test_hints_stand_for_every_name_of_typing_that_is_used(name):
+    for node in ast.walk(ast.parse(SHIPPED[name][2])):
+        if isinstance(node, ast.ImportFrom) and node.module == "typing":
+            assert {alias.name for alias in node.names} <= vars(hints).keys()
+        elif isinstance(node, ast.Import):
+            assert "typing" not in {alias.name for alias in node.names}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import sys
 from typing import TYPE_CHECKING, Any
 
 from easycluster.client.client import BaseClient
@@ -54,6 +55,7 @@ class Client(BaseClient):
         heartbeat: Seconds between heartbeats.
         lost_after: Seconds of silence after which the other side counts as lost.
         sudo: Whether the far side's Python is run by ``sudo -n``; over ssh and locally.
+        ssh_master: Whether all sessions of this process at the host share one ssh login, an ssh master.
 
     Raises:
         ConnectError: If the far side does not come up.
@@ -77,6 +79,7 @@ class Client(BaseClient):
         heartbeat: float = HEARTBEAT,
         lost_after: float | None = None,
         sudo: bool = False,
+        ssh_master: bool = False,
     ) -> None:
         super().__init__()
         self._definition_names = (definitions,) if isinstance(definitions, str) else tuple(definitions)
@@ -88,6 +91,7 @@ class Client(BaseClient):
         self._label = label
         self._ask = ask
         self._sudo = sudo
+        self._ssh_master = ssh_master
         self._heartbeat = heartbeat
         self._lost_after = heartbeat * MISSED if lost_after is None else lost_after
         if host is not None:
@@ -185,6 +189,7 @@ class Client(BaseClient):
             ask=self._ask,
             compress=self._compress,
             sudo=self._sudo,
+            shared=self._ssh_master,
         )
         self._connect_by(
             lambda _label: GatewayCarrier(target), peername or (host if port is None else f"{host}:{port}")
@@ -326,4 +331,14 @@ def _installed_source(name: str) -> tuple[bool, str, str] | None:
 Connection = BaseClient
 """What clients have in common, for ``isinstance``."""
 
+
+def _end_masters() -> None:
+    """End shared ssh logins, once no session needs them."""
+    masters = sys.modules.get("easycluster.transport.masters")
+    if masters is not None:
+        masters.close_all()
+
+
+# In the reverse order: first the sessions.
+atexit.register(_end_masters)
 atexit.register(close_all)

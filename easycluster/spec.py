@@ -14,6 +14,7 @@ The grammar::
     rpython       the Python to run on the far side
     extra         more arguments for ssh, split like a shell does
     ask           yes lets ssh ask for a password at the terminal
+    ssh_master    yes shares one ssh login with all other sessions at the host
 
 Empty options are skipped, so that a spec may end in ":".
 """
@@ -63,6 +64,7 @@ class ConnectionSpec:
         rpython: The Python to run on the far side, or None.
         extra_args: More arguments for ssh.
         ask: Whether ssh may ask at the terminal.
+        ssh_master: Whether sessions share one ssh login.
     """
 
     host: str
@@ -75,6 +77,7 @@ class ConnectionSpec:
     rpython: str | None = None
     extra_args: tuple[str, ...] = ()
     ask: bool = False
+    ssh_master: bool = False
 
     @classmethod
     def parse(cls, text: str) -> ConnectionSpec:
@@ -108,6 +111,7 @@ class ConnectionSpec:
             "rpython": self.rpython,
             "extra": shlex.join(self.extra_args) if self.extra_args else None,
             "ask": self.ask or None,
+            "ssh_master": self.ssh_master or None,
         }
         printed = []
         for name, value in options.items():
@@ -161,8 +165,8 @@ def parse_connection_spec(
 
     Returns:
         A dictionary with ``host``, ``port``, ``key``, ``ssh``, ``user`` and ``enable_compression``, and with
-        ``rpython``, ``extra_args`` and ``ask`` if they are given.  With ``custom_options`` a pair: this dictionary
-        and one of the custom options' values.
+        ``rpython``, ``extra_args``, ``ask`` and ``ssh_master`` if they are given.  With ``custom_options`` a pair:
+        this dictionary and one of the custom options' values.
 
     Raises:
         SpecError: If the spec breaks the grammar, or an option is unknown, malformed or given twice.
@@ -194,6 +198,8 @@ def parse_connection_spec(
         params["extra_args"] = list(parsed.extra_args)
     if parsed.ask:
         params["ask"] = True
+    if parsed.ssh_master:
+        params["ssh_master"] = True
     return (params, custom) if custom_options else params
 
 
@@ -367,6 +373,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "rpython": ("rpython", _text),
     "extra": ("extra_args", _arguments),
     "ask": ("ask", _yes_or_no),
+    "ssh_master": ("ssh_master", _yes_or_no),
 }
 _KEYS = {"keyfile", "key"}
 _WRITE = {
@@ -377,4 +384,5 @@ _WRITE = {
     "rpython": "rpython=PATH",
     "extra_args": "extra=ARGUMENTS with its quotes in pairs",
     "ask": "ask=yes or ask=no",
+    "ssh_master": "ssh_master=yes or ssh_master=no",
 }

@@ -148,7 +148,7 @@ REFUSED = [
         "h:9:foo=1",
         (
             "unknown option 'foo' at character 4 of 'h:9:foo=1'; "
-            "the options are kf, keyfile, key, compress, ssh, user, rpython, extra, ask"
+            "the options are kf, keyfile, key, compress, ssh, user, rpython, extra, ask, ssh_master"
         ),
     ),
     ("h:ssh=1:ssh=0", "option 'ssh' again at character 8 of 'h:ssh=1:ssh=0'; give it once"),

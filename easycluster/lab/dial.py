@@ -83,7 +83,9 @@ def dial(entry: HostEntry, definitions: Sequence[str], take_output: TakeOutput) 
         client.connect(target.address, target.port, ssh=False)
         return _client(client)
     sudo = bool(target.become)
-    client = HostClient(enable_compression=target.compress, ask=target.ask, sudo=sudo, **options)
+    client = HostClient(
+        enable_compression=target.compress, ask=target.ask, sudo=sudo, ssh_master=target.ssh_master, **options
+    )
     client.connect(
         target.address,
         target.port,

@@ -149,6 +149,7 @@ CONNECT: Final[dict[str, Fields]] = {
             "ssh_config": text,
             "ssh_args": some_texts,
             "ask": Flag(),
+            "ssh_master": Flag(),
             "timeouts": TIMEOUTS,
         }
     ),
@@ -240,6 +241,7 @@ def spec_connect(spec: ConnectionSpec) -> dict[str, Any]:
         "ssh_args": (shlex.join(spec.extra_args),) if spec.extra_args else None,
         "python": (spec.rpython,) if spec.rpython else None,
         "ask": spec.ask or None,
+        "ssh_master": spec.ssh_master or None,
     }
     return {key: value for key, value in said.items() if value is not None}
 

@@ -26,6 +26,7 @@ _ONLY_WITH: Final = (
     "ssh_config",
     "ssh_args",
     "ask",
+    "ssh_master",
     "python",
     "whole",
 )
@@ -49,6 +50,7 @@ class Target:
         jump: ssh's ``-J``.
         become: ``"sudo"`` or ``""``.
         ask: Whether ssh may ask at the terminal.
+        ssh_master: Whether sessions at the host share one ssh login.
         key: The HMAC key as a connection spec has it, or None.
     """
 
@@ -65,6 +67,7 @@ class Target:
     jump: str = ""
     become: str = ""
     ask: bool = False
+    ssh_master: bool = False
     key: Secret | None = None
 
     def __str__(self) -> str:
@@ -146,4 +149,5 @@ def make_target(name: str, connect: Mapping[str, Any], python: tuple[str, ...]) 
         jump=connect.get("jump", ""),
         become="" if become == "none" else become,
         ask=connect.get("ask", False),
+        ssh_master=connect.get("ssh_master", False),
     )

@@ -80,7 +80,7 @@ def post_mortem(number: int) -> bool:
     try:
         debugger.interaction(None, traceback)
     finally:
-        debugger.stdout.flush()
+        debugger.stdout.end()
         _tell("end", "")
     return True
 
@@ -132,11 +132,12 @@ def _open(title: str) -> Any:
 
         def _leave(self, how: str) -> None:
             if title == "set_trace":
-                self.stdout.flush()
+                lines.end()
                 _tell(how, "")
 
-    lines: Any = _Lines()
-    return FarPdb(stdin=lines, stdout=lines, skip=OURS, nosigint=True, readrc=False)
+    lines = _Lines()
+    both: Any = lines
+    return FarPdb(stdin=both, stdout=both, skip=OURS, nosigint=True, readrc=False)
 
 
 class _Lines:
@@ -152,11 +153,23 @@ class _Lines:
         """Note text; it goes with the question for the next line."""
         self._said.append(text)
         if sum(map(len, self._said[-64:])) > 1 << 16:
-            self.flush()
+            self.end()
         return len(text)
 
     def flush(self) -> None:
-        """Send what was written."""
+        """Send the lines that were written.
+
+        A prompt goes with the question for the next line: who sees one may press Ctrl-C, which means the prompt only
+        once the line is being read.
+        """
+        lines, newline, rest = self._take().rpartition("\n")
+        if newline:
+            _tell("say", lines + newline)
+        if rest:
+            self._said.append(rest)
+
+    def end(self) -> None:
+        """Send all that was written."""
         text = self._take()
         if text:
             _tell("say", text)

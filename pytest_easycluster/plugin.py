@@ -238,7 +238,10 @@ def gpu_node(request: pytest.FixtureRequest) -> GpuNode:
 
 @pytest.fixture(scope=scope_of)
 def san_target(request: pytest.FixtureRequest) -> SanTarget:
-    """A host with role `san`; its attributes are the functions of the role's code. Nobody else has it meanwhile."""
+    """A host with role `san`; its attributes are the functions of the role's code, and its target as `san:` has it.
+
+    Nobody else has the host meanwhile; the target is set up when it is first used, and ends with the lease.
+    """
     lab = _lab_of(request)
     from pytest_easycluster.giving import give_one
 

@@ -55,8 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if "box" in hosts.settings:
         found["HW_LAB_PYTHON"] = sys.executable
     else:
-        # These hosts are this run's alone, so it need not wait for others.
+        # These hosts are this run's alone, so it need not wait for others; what is new on them is not its doing, for
+        # they share this machine with whatever else runs there.
         found["EC_LOCK_DIRECTORY"] = hosts.settings["locks"]
+        config.option.ec_leaks = config.option.ec_leaks or "off"
     patch = pytest.MonkeyPatch()
     config.add_cleanup(patch.undo)
     for name, value in found.items():

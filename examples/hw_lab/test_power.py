@@ -8,10 +8,10 @@ from easycluster.errors import StaleProxy
 
 
 @pytest.mark.ec_destructive
-@pytest.mark.ec_hosts("san", where="name == 'san02'")
-def test_what_was_flushed_survives_a_reboot_of_the_storage_host(remote_hosts):
+@pytest.mark.ec_each("san", where="reboots == true")
+def test_what_was_flushed_survives_a_reboot_of_the_storage_host(ec_host):
     """The host restarts, its processes are gone; the target comes back with the units that are on its disk."""
-    san = remote_hosts[0]
+    san = ec_host
     session = san.login()
     session.fill(12, blocks=2048)
     session.flush()

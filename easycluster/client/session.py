@@ -6,6 +6,7 @@ import contextlib
 import threading
 from _thread import get_ident
 from collections import deque
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from easycluster.link.operations import Op, PeerSession
@@ -116,11 +117,9 @@ class NearSession(PeerSession):
 
     def on_ended(self) -> None:
         """Count requests without an answer as completed: there will be none."""
-        for request in list(self.pending):
-            pending = self.pending.get(request)
-            if pending is not None and pending.on_done is not None:
-                del self.pending[request]
-                self.completions.append(pending)
+        late = [number for number, pending in list(self.pending.items()) if pending.on_done is not None]
+        # In one step: a signal handler may raise between two of them, and two threads may be here.
+        self.completions.extend(filter(None, map(self.pending.pop, late, repeat(None))))
         self.completed(True)
 
     def completed(self, urgent: bool) -> None:

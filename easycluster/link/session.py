@@ -98,6 +98,8 @@ class Session(Sender):
         # Why a plain call has to go the long way; empty for most sessions.
         self.special: Set[str] = set()
         self._ended: Optional[BaseException] = None
+        # Whether everybody has been told.
+        self._through = False
         self._end_lock = allocate_lock()
         self._activity = 0
         self._watcher: Optional[Watcher] = None
@@ -452,11 +454,15 @@ class Session(Sender):
     # The end -----------------------------------------------------------------------------------
 
     def end(self, reason: BaseException) -> None:
-        """The link is of no further use: wake everybody who waits on it."""
+        """The link is of no further use: wake everybody who waits on it.
+
+        A signal handler may raise in the middle of it; the next call, and the watcher, then do the rest.
+        """
         with self._end_lock:
-            if self.ended is not None:
+            if self.ended is None:
+                self.ended = reason if isinstance(reason, OSError) else _link_ended(reason)
+            elif self._through:
                 return
-            self.ended = reason if isinstance(reason, OSError) else _link_ended(reason)
         self._wake_all()
         # Before the watcher leaves, which handles completions.
         self.on_ended()
@@ -464,6 +470,7 @@ class Session(Sender):
             self._watcher.stop()
         self.stream.shutdown()
         self._wake_all()
+        self._through = True
 
     def close_stream(self, timeout: float = 1.0) -> None:
         """Give the descriptors back, once no thread reads or writes them any more."""

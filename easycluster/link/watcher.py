@@ -61,7 +61,7 @@ class Watcher(threading.Thread):
         """Read while nobody else does, until told to stop or the link ends."""
         session = self._session
         try:
-            while not self._stopped:
+            while not self._stopped and session.ended is None:
                 seen = session.activity()
                 self._tick.acquire(timeout=session.WATCH_AFTER)
                 if self._run_completions is not None and session.completions:
@@ -74,6 +74,8 @@ class Watcher(threading.Thread):
                     self._read_and_leave()
                 else:
                     self._park()
+            if session.ended is not None:
+                session.end(session.ended)  # whoever noticed may have been interrupted in the middle of it
             if self._run_completions is not None and session.completions:
                 self._run_completions()
         finally:

@@ -412,3 +412,30 @@ def test_an_interrupted_connect_returns_at_once(alarm):
     threads = [thread for thread in threading.enumerate() if "shielded" in thread.name]
     # Not alive is also one that was interrupted in its start, and has ended all the same.
     assert is_quick(lambda: [thread.join() for thread in threads if thread.is_alive()])
+
+
+def test_a_link_that_ends_is_cleared_away_though_whoever_noticed_was_interrupted(connect, monkeypatch):
+    client = connect()
+    session = client._session
+    client.same(1, nonblocking=True).wait()
+    session.start_watcher()
+    on_ended, interrupted = session.on_ended, []
+
+    def interrupt():
+        if not interrupted:
+            interrupted.append(True)
+            raise Interrupt
+        on_ended()
+
+    monkeypatch.setattr(session, "on_ended", interrupt)
+    heard = []
+    client.sleep(threadid=3, oncomplete=print, onerror=heard.append)
+    response = client.sleep(threadid=4, nonblocking=True)
+    os.kill(client._endpoint.control.worker_pid, signal.SIGKILL)
+    with pytest.raises(Interrupt):
+        client.nap(10)
+    session.join_watcher(10)
+    assert not session._watcher.is_alive()
+    with pytest.raises(WorkerDied):
+        response.wait()
+    assert [type(error.orig) for error in heard] == [WorkerDied]

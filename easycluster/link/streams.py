@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import stat
+import threading
 from typing import Callable, Iterator, List, NoReturn, Optional, Tuple, Union
 
 __all__ = ["DataLink", "PipeStream", "SocketStream", "Stream", "stream_from_fds"]
@@ -97,6 +98,8 @@ class PipeStream(Stream):
         super().__init__(read_fd, write_fd)
         os.set_blocking(read_fd, True)
         os.set_blocking(write_fd, False)
+        # Between shutdown and close: a number that was given back may belong to somebody else.
+        self._giving_back = threading.Lock()
         self.read_step = (functools.partial(os.read, read_fd), (READ_SIZE,))
         self.write_step = (functools.partial(os.write, write_fd), ())
 
@@ -108,22 +111,26 @@ class PipeStream(Stream):
         """Tell the peer that no more comes.  A read here goes on until the peer ends too."""
         # Closing a descriptor that another thread reads from would hand its number to a stranger.
         # The null device takes its place: the peer sees the end of its stream at once.
-        try:
-            null = os.open(os.devnull, os.O_WRONLY)
-        except OSError:
-            # There is no descriptor left.  Nobody can write to a pipe's end for reading either.
-            os.dup2(self._read_fd, self._write_fd, inheritable=False)
-            return
-        try:
-            os.dup2(null, self._write_fd, inheritable=False)
-        finally:
-            os.close(null)
+        with self._giving_back:
+            if self._write_fd < 0:
+                return
+            try:
+                null = os.open(os.devnull, os.O_WRONLY)
+            except OSError:
+                # There is no descriptor left.  Nobody can write to a pipe's end for reading either.
+                os.dup2(self._read_fd, self._write_fd, inheritable=False)
+                return
+            try:
+                os.dup2(null, self._write_fd, inheritable=False)
+            finally:
+                os.close(null)
 
     def close(self) -> None:
         """Give the descriptors back; a second call does nothing."""
-        for fd in {self._read_fd, self._write_fd} - {-1}:
-            os.close(fd)
-        self._read_fd = self._write_fd = -1
+        with self._giving_back:
+            for fd in {self._read_fd, self._write_fd} - {-1}:
+                os.close(fd)
+            self._read_fd = self._write_fd = -1
         # The numbers may belong to somebody else from now on.
         self.read_step, self.write_step = (_closed, (0,)), (_closed, ())
 

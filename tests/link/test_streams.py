@@ -206,3 +206,18 @@ def test_two_descriptors_of_one_socket_are_a_socket():
         assert right.recv(10) == b"there"
         stream.close()
         assert right.recv(10) == b""
+
+
+def test_a_late_shutdown_leaves_other_peoples_descriptors_alone():
+    near, far = os.pipe(), os.pipe()
+    stream = PipeStream(near[0], far[1])
+    stream.close()
+    reader, writer = os.pipe()  # with the numbers that have become free
+    try:
+        assert {reader, writer} & {near[0], far[1]}
+        stream.shutdown()
+        os.write(writer, b"still there")
+        assert os.read(reader, 100) == b"still there"
+    finally:
+        for fd in (reader, writer, near[1], far[0]):
+            os.close(fd)

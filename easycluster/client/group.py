@@ -7,6 +7,8 @@ import selectors
 import time
 from typing import TYPE_CHECKING, Any
 
+from easycluster.link.operations import Op
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -105,19 +107,19 @@ class ClientGroup:
 
 def eval_multi(connections: Sequence[BaseClient], code: str) -> list[Any]:
     """Evaluate an expression on several far sides at once; return the results in their order."""
-    responses = [client.eval(code, nonblocking=True) for client in connections]
+    responses = [client._start((Op.EVAL, code)) for client in connections]
     return [response.wait() for response in responses]
 
 
 def execblock_multi(connections: Sequence[BaseClient], code: str) -> list[Any]:
     """Run a block on several far sides at once; return what each gave to ``exec_return``."""
-    responses = [client.execblock(code, nonblocking=True) for client in connections]
+    responses = [client._start((Op.EXEC, code)) for client in connections]
     return [response.wait() for response in responses]
 
 
 def call_multi(connections: Sequence[BaseClient], func: str, /, *args: Any, **kwargs: Any) -> list[Any]:
     """Call a function on several far sides at once; return the results in their order."""
-    responses = [client.raw_call(func, args, kwargs, nonblocking=True) for client in connections]
+    responses = [client._start((Op.CALL, func, args, kwargs)) for client in connections]
     return [response.wait() for response in responses]
 
 

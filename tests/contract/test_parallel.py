@@ -419,8 +419,8 @@ def pair(client, watched):
 
 def test_call_multi_calls_everywhere_at_once(pair):
     begin = time.monotonic()
-    assert call_multi(pair, "nap", 0.2, result="done") == ["done", "done"]
-    assert time.monotonic() - begin < 0.39
+    assert call_multi(pair, "nap", 0.8, result="done") == ["done", "done"]
+    assert time.monotonic() - begin < 1.6
 
 
 def test_the_multi_functions_return_in_the_order_of_the_clients(pair):

@@ -26,7 +26,7 @@ _CLOSE_TIME: Final = 30.0
 @lru_cache(maxsize=1)
 def gpu_names() -> frozenset[str]:
     """What the GPUs of a host can be asked for, and ``gpu_node`` too."""
-    names = {name for name in vars(Gpus) if not name.startswith("_")}
+    names = {name for name in dir(Gpus) if not name.startswith("_")}
     # It ends with the lease, and the rest is between us and reports.
     return frozenset(names - {"close", "begin_watch", "end_watch", "is_watched", "take_series"})
 

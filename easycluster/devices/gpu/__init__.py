@@ -2,7 +2,9 @@
 
 ::
 
-    gpus, lease, series    what a test uses, on the near side; arguments: of kernels
+    gpus, computing        what a test uses, on the near side
+    lease, series          what it gets
+    arguments              of kernels, as they cross
     model, errors          values and failures, the same on both sides
     station                the far side: picks a backend, pins, samples, watches
     backends               which there are
@@ -14,7 +16,7 @@
     cuda, opencl, cpu      how kernels are built and run there
     kernels                the source of ours
 
-All but the first two lines are shipped to far sides: standard library of Python 3.8 only.
+All but the first three lines are shipped to far sides: standard library of Python 3.8 only.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def _ruleset(table: str, rules: Sequence[Tuple[str, str]]) -> str:
 
 
 def _undo_table(table: str) -> None:
-    from easycluster import undo
+    from easycluster.far.undo import undo
 
     nft = shutil.which("nft", path=_PLACES) or "nft"
     undo(f"{nft} list table inet {table} >/dev/null 2>&1 || exit 0; {nft} delete table inet {table}", boot="forget")
@@ -154,7 +154,7 @@ def shape(operation: str, interface: str, words: str) -> str:
         kind, handle = line.split()[1:3]
         if " root" in line and (kind not in _USUAL or handle == f"{HANDLE}:"):
             raise Unsupported(operation, f"{interface} has a queueing discipline of its own already: {line.strip()}")
-    from easycluster import undo
+    from easycluster.far.undo import undo
 
     tc = shutil.which("tc", path=_PLACES) or "tc"
     undo(
@@ -180,7 +180,7 @@ def _unshape(tc: str, interface: str) -> str:
 
 def fill(operation: str, path: str, room: int) -> str:
     """Fill the file system of a directory with one file, but for so many bytes."""
-    from easycluster import undo
+    from easycluster.far.undo import undo
 
     try:
         fd, name = tempfile.mkstemp(prefix=".easycluster-full-", dir=path)

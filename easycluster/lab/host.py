@@ -281,9 +281,6 @@ class Host:
             connection.san = PendingTarget(self)
         return connection.san
 
-    def _not_yet(self, what: str) -> NoReturn:
-        raise NotImplementedError(f"{what} of host {self.name!r} is a name of EasyCluster that does nothing yet")
-
 
 class GpuNode(Host):
     """A host with role ``gpu``.

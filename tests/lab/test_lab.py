@@ -226,14 +226,6 @@ def test_a_host_says_what_it_is(fake_lab):
     assert repr(host) == "<GpuNode gpu01 (gpu) at a Python on this machine>"
 
 
-@pytest.mark.parametrize("name", ["gpu"])
-def test_names_that_come_later_say_so(fake_lab, name):
-    with pytest.raises(NotImplementedError) as caught:
-        getattr(fake_lab["gpu01"], name)
-
-    assert str(caught.value) == f"{name} of host 'gpu01' is a name of EasyCluster that does nothing yet"
-
-
 def test_attributes_of_a_host_are_not_set_by_mistake(fake_lab):
     with pytest.raises(AttributeError, match=r"write host\.remote\.x\.value = \.\.\."):
         fake_lab["gpu01"].x = 1

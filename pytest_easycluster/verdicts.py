@@ -19,6 +19,7 @@ import pytest
 
 from easycluster.errors import ConnectError, EasyClusterError, StaleProxy, WorkerDied
 from easycluster.lab import HostBusy, is_loss
+from easycluster.lab.losses import way_out
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -210,7 +211,7 @@ def _describe(error: EasyClusterError) -> tuple[str, str]:
     """What happened, and what else there is to say."""
     if isinstance(error, ConnectError):
         return _without_host(_AGE.sub("", error.message), error.host), error.details.strip()
-    what = str(getattr(error, "reason", error)).removesuffix("; reconnect() starts anew")
+    what = str(getattr(error, "reason", error)).removesuffix(f"; {way_out(_host(error))}")
     if isinstance(error, WorkerDied) and error.signal == signal.SIGKILL:
         what += " (out of memory?)"
     call, elapsed = getattr(error, "call", ""), getattr(error, "elapsed", None)

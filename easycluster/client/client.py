@@ -34,6 +34,8 @@ class BaseClient(Requests, Output):
 
     # Whether calls that name no thread all go to thread 0.
     _one_thread = True
+    # What can be done once its session has ended; a lab has other ways.
+    _way_out = "reconnect() starts anew"
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +198,7 @@ class BaseClient(Requests, Output):
     def _why_unusable(self) -> Exception:
         if self._ended_error is not None:
             error = self._ended_error
-            return type(error)(f"{error.reason}; reconnect() starts anew", error.host)
+            return type(error)(f"{error.reason}; {self._way_out}", error.host)
         endpoint = self._endpoint
         if endpoint is None:
             return ConnectionClosed("not connected; call connect() first", self._peername)

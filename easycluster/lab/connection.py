@@ -12,7 +12,7 @@ from easycluster.errors import ConnectError, ConnectionClosed, SessionError
 from easycluster.lab import away
 from easycluster.lab.boots import HostIsOff
 from easycluster.lab.dial import DEFAULT_CONNECT_TIMEOUT
-from easycluster.lab.losses import Aftermath, LossMemory, NotLost, boot_id, kernel_log, name_host
+from easycluster.lab.losses import Aftermath, LossMemory, NotLost, boot_id, kernel_log, name_host, way_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -155,6 +155,7 @@ class HostConnection:
                 self.memory.remember(exc, counts=counts)
                 raise
             self.memory.forget()
+            _tell_way_out(client, self._entry.name)
             try:
                 self._meet(client)
             except BaseException:  # Ctrl-C: nobody has the client yet
@@ -211,6 +212,7 @@ class HostConnection:
                 if self._closed.is_set():
                     client.close()
                     raise ConnectionClosed("the lab was closed while the host booted", host=self._entry.name)
+                _tell_way_out(client, self._entry.name)
                 self._client, self._is_new, self.boot_id = client, False, boot
                 self.may_reboot, self.switched_off = False, ""
                 away.returned(self._entry.target)
@@ -367,3 +369,9 @@ class HostConnection:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+
+def _tell_way_out(client: Any, name: str) -> None:
+    # Not to a client of somebody's own.
+    if getattr(type(client), "_way_out", None) is not None:
+        client._way_out = way_out(name)

@@ -113,6 +113,11 @@ def name_host(exc: Exception, name: str) -> None:
         exc.__init__(f"{where}: {rest}", name, exc.details)  # type: ignore[misc]  # the same error, other words
 
 
+def way_out(name: str) -> str:
+    """What can be done about a session of a host that has ended; ``reconnect()`` would pass the lab's locks by."""
+    return f"the next test starts anew, and so does ec.only({name!r}).connect()"
+
+
 def boot_id(client: Any) -> str:
     """Which boot of its host a client is connected to, ``""`` where there is no such thing."""
     try:

@@ -190,3 +190,4 @@ def bury(client: Any, name: str, epitaph: str) -> None:
     client.close()
     if endpoint is not None:
         client._ended_error = StaleProxy(text, name)
+        client._way_out = "take from the host anew what is needed"

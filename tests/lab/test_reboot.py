@@ -102,7 +102,7 @@ def test_a_reboot_ends_with_another_boot_and_the_same_lease(run, box):
     host, before = ann["gpu01"], box["gpu01"].boot_id
     with take(ann):
         host.remote.execblock("clocks = 1400")
-        clock, function = host.clock(), host.clock
+        clock, function, client = host.clock(), host.clock, host.remote
         assert clock.ticks() == 1400
 
         boot = host.reboot(timeout=SOON)
@@ -115,6 +115,8 @@ def test_a_reboot_ends_with_another_boot_and_the_same_lease(run, box):
         for stale in (clock.ticks, function):
             with pytest.raises(StaleProxy, match=r"it is of before the reboot of gpu01 at \d\d:\d\d"):
                 stale()
+        with pytest.raises(StaleProxy, match=r"at \d\d:\d\d; take from the host anew what is needed$"):
+            client.eval("1")
         with pytest.raises(HostBusy, match=r'in use by .* "run 1"'):
             take(bob)
         assert ann.take_reboots() == {}

@@ -322,3 +322,29 @@ def test_a_wrong_span_is_refused(lab):
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: --ec-timeout: 'soon' is no span of time; write 90, '10s', '5m' or '1h'"])
+
+
+def test_who_uses_a_host_after_its_loss_reads_how_to_go_on(suite):
+    suite.lab(LAB)
+    suite.tests("""
+        from easycluster.errors import WorkerDied
+        def test_goes_on(gpu_node, ec):
+            with pytest.raises(WorkerDied):
+                gpu_node.crash()
+            with pytest.raises(WorkerDied) as caught:
+                gpu_node.remote.eval("1")
+            print(caught.value)
+            ec.only(gpu_node.name).connect()
+            assert gpu_node.remote.eval("1 + 1") == 2
+            with pytest.raises(WorkerDied):
+                gpu_node.crash()
+            gpu_node.remote.eval("1")
+        """)
+
+    result = suite.run("-rA")
+
+    way = "the next test starts anew, and so does ec.only('gpu01').connect()"
+    result.stdout.fnmatch_lines([f"gpu01: the worker was killed by SIGSEGV*; {way}"])
+    result.stdout.fnmatch_lines(["E *gpu01: the worker was killed by SIGSEGV*", "CRASHED *::test_goes_on*"])
+    assert "reconnect()" not in result.stdout.str()
+    result.assert_outcomes(failed=1)

@@ -12,6 +12,8 @@ from easycluster.client.inprogress import CallInProgress
 from easycluster.lab.approach import UnfitHost
 from easycluster.lab.boots import Boot, HostIsOff, NeverCameBack, NeverWentDown, RebootFailed
 from easycluster.lab.choose import LabRequestError, Need, NoHostFits, candidates, check_need, make_need
+from easycluster.lab.console import Console, ConsoleEnded, ConsoleError, ConsoleTimeout
+from easycluster.lab.faults import Fault
 from easycluster.lab.holders import Holder, HostBusy, LeaseError, LockRule
 from easycluster.lab.host import GpuNode, Host, SanTarget
 from easycluster.lab.hosts import Hosts
@@ -33,7 +35,12 @@ __all__ = [
     "Aftermath",
     "Boot",
     "CallInProgress",
+    "Console",
+    "ConsoleEnded",
+    "ConsoleError",
+    "ConsoleTimeout",
     "Failure",
+    "Fault",
     "FixtureEntry",
     "GpuNode",
     "Holder",

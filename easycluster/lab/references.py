@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 _TAKEN_FIXTURES: Final = ("ec", "ec_host", "ec_inventory", "remote_hosts", "request")
 
 
+# What a driver of power or faults cannot do without, and what a console may be.
+_NEEDED: Final = {"ipmi": "address", "redfish": "url", "labbox": "box"}
+_LINES: Final = ("command", "socket", "serial", "box")
+
+
 class References(Sections):
     """Reads and checks the sections that refer to hosts, once these are known."""
 
@@ -69,12 +74,16 @@ class References(Sections):
         for host in hosts.values():
             who = self._written[host.name][-1].where
             power = host.settings.get("power", {})
-            for key, name in (("runs_on", host.settings.get("runs_on", "")), ("power", power.get("on", ""))):
+            console = host.settings.get("console", "")
+            through = console.get("on", "") if isinstance(console, dict) else ""
+            named = {"runs_on": host.settings.get("runs_on", ""), "power": power.get("on", ""), "console": through}
+            for key, name in named.items():
                 if name and name not in hosts:
                     text = f"{key} of {who} names host {name!r}, which is not under hosts:"
                     self._problems.add(host.origin[key], text, self._host_hint(name))
             self._check_runs_on(host, hosts, who)
             self._check_san(host, hosts, who)
+            self._check_drivers(host, who)
             artifacts = host.settings.get("artifacts", {})
             self._check_code_has(host, "restore", host.settings.get("restore", "none"), who)
             self._check_code_has(host, "artifacts.call", artifacts.get("call", "none"), who)
@@ -93,6 +102,23 @@ class References(Sections):
             self._problems.add(
                 host.origin["runs_on"], text, f"name the host that it runs on: {through.settings['runs_on']}"
             )
+
+    def _check_drivers(self, host: HostEntry, who: str) -> None:
+        """Power, console and faults have what their drivers need."""
+        for key in ("power", "faults"):
+            settings = host.settings.get(key) or {}
+            needed = _NEEDED.get(settings.get("driver", ""), "")
+            if needed and needed not in settings:
+                at = host.origin.get(f"{key}.driver", host.origin[key])
+                self._problems.add(at, f"{key} of {who} has driver {settings['driver']} and no {needed}")
+        console = host.settings.get("console")
+        if isinstance(console, dict):
+            kinds = [kind for kind in _LINES if kind in console]
+            if len(kinds) != 1:
+                text = f"has {' and '.join(kinds)}" if kinds else "says nowhere what it is"
+                self._problems.add(
+                    host.origin["console"], f"console of {who} {text}", f"give it one of {', '.join(_LINES)}"
+                )
 
     def _check_san(self, host: HostEntry, hosts: Mapping[str, HostEntry], who: str) -> None:
         """What a target is made of goes together, and the hosts that do its I/O are there."""

@@ -17,7 +17,7 @@ from support.labboxes import CHECKOUT, require_labbox
 
 from easycluster.devices.lines import LineError, SocketLine
 from easycluster.errors import Unsupported
-from easycluster.lab import Lab
+from easycluster.lab import InventoryError, Lab
 from easycluster.lab.console import Console, ConsoleEnded, ConsoleTimeout
 from easycluster.labbox import LabBox
 
@@ -32,7 +32,6 @@ hosts:
     connect: local
     console: {{command: "sh -c 'echo word is $WORD; cat'", env: {{WORD: "${{password}}"}}, log: {log}}}
   far: {{connect: local, console: {{command: sh -i, on: gpu01, env: {{PS1: "far> "}}}}}}
-  none: {{connect: local, console: {{on: gpu01}}}}
   wrong: {{connect: local, console: /no/such/program}}
   serial: {{connect: local, console: {{serial: {serial}, speed: 9600}}}}
   socket: {{connect: local, console: {{socket: "{socket}"}}}}
@@ -190,16 +189,27 @@ def test_scripts_for_pexpect_go_on(lab):
     script.close()
 
 
+def test_a_console_that_cannot_be_opened_says_why(lab):
+    with pytest.raises(LineError, match="/no/such/program is not installed here"):
+        lab["wrong"].console  # noqa: B018  # looking is opening
+
+
 @pytest.mark.parametrize(
-    ("name", "error", "why"),
+    ("host", "why"),
     [
-        ("none", Unsupported, "console: console: of none has none of command, socket, serial, box"),
-        ("wrong", LineError, "/no/such/program is not installed here"),
+        ("{console: {on: a}}", "1:13: console of host 'a' says nowhere what it is"),
+        ("{console: {command: x, serial: y}}", "1:13: console of host 'a' has command and serial"),
+        ("{console: {command: x, on: b}}", "1:13: console of host 'a' names host 'b', which is not under hosts:"),
+        ("{power: {driver: ipmi}}", "1:21: power of host 'a' has driver ipmi and no address"),
+        ("{power: {driver: redfish}}", "1:21: power of host 'a' has driver redfish and no url"),
+        ("{faults: {driver: labbox}}", "1:22: faults of host 'a' has driver labbox and no box"),
     ],
 )
-def test_a_console_that_cannot_be_opened_says_why(lab, name, error, why):
-    with pytest.raises(error, match=why):
-        lab[name].console  # noqa: B018  # looking is opening
+def test_what_a_lab_file_lacks_is_a_fault_of_the_lab_file(tmp_path, host, why):
+    file = tmp_path / "lab.yaml"
+    file.write_text(f"hosts: {{a: {host}}}")
+    with pytest.raises(InventoryError, match=re.escape(why)):
+        Lab.load(file)
 
 
 def test_a_host_without_a_console_is_unsupported(lab):

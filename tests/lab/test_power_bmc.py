@@ -35,7 +35,6 @@ hosts:
   wrong3: {{power: {{driver: redfish, url: "{url}", user: {user}, password: "${{bmc_pass}}"}}}}
   wrong4: {{power: {{driver: redfish, url: "{url}", user: {user}, password: "${{bmc_pass}}", verify: "no"}}}}
   wrong5: {{power: {{driver: redfish, url: "https://127.0.0.1:1", timeout: 5s}}}}
-  wrong6: {{power: {{driver: ipmi}}}}
 """
 
 
@@ -102,7 +101,6 @@ def lab_driver_cycles_what_is_off(lab, host):
         ("wrong3", r"its certificate is not trusted \(self.signed certificate\); name a file with it: verify: FILE"),
         ("wrong4", r"has 2 systems; say which with system: \(it has .*gpu01.*gpu02\)"),
         ("wrong5", "wrong5: power status, after .*: https://127.0.0.1:1: .*Connection refused"),
-        ("wrong6", "power: of wrong6 has driver ipmi and no address:"),
     ],
 )
 def test_what_a_controller_refuses_is_told_without_the_password(lab, name, why):

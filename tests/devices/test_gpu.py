@@ -209,9 +209,14 @@ def test_a_processor_is_not_taken_where_it_is_not_accepted(place):
 def test_nothing_is_left_of_the_process_that_runs_kernels(place):
     client, backend = place
     with open_gpus(client, backend=backend) as gpus:
+        with pytest.raises(GpuTimeout):
+            gpus.run_kernel(SPIN, [0], timeout=0.1)  # which may end a compiler in the middle, too
         gpus.bandwidth(size=4096, seconds=0.0)
         assert _below(client.call("os.getpid"))
+        scratch = client.eval("__import__('sys').modules['easycluster.devices.gpu.station']._station._scratch")
+        assert os.path.isdir(scratch)
     assert _below(client.call("os.getpid")) == []
+    assert not os.path.exists(scratch)
 
 
 def _below(pid):

@@ -7,6 +7,8 @@ is installed and does not work, that is an error and not a reason to take a proc
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import threading
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -49,6 +51,8 @@ class Station:
         self._opened: Optional[Opened] = None
         self._child: Optional[Child] = None
         self._child_sees: Tuple[str, ...] = ()
+        # Where that process, and compilers that it starts, may write; it is killed rather than asked to clean up.
+        self._scratch = ""
         self._samplings: Dict[int, Sampling] = {}
         # Variables as they were before we pinned.
         self._before: Dict[str, Optional[str]] = {}
@@ -232,12 +236,14 @@ class Station:
         self._end_child()
         from easycluster.devices.gpu.bench import MODULES
 
-        environment = dict(os.environ)
+        self._scratch = tempfile.mkdtemp(prefix="easycluster-gpu-")
+        environment = dict(os.environ, TMPDIR=self._scratch)
         if backend is not None and not plain:
             environment.update(backend.environment(uuids), EASYCLUSTER_DEVICES=",".join(uuids))
         try:
             self._child = Child("easycluster.devices.gpu.bench", MODULES, 30.0, "the device", environment)
         except ChildError as exc:
+            self._end_child()
             raise GpuError(str(exc)) from exc
         self._child_sees = uuids
         return self._child
@@ -246,6 +252,9 @@ class Station:
         child, self._child = self._child, None
         if child is not None:
             child.close()
+        scratch, self._scratch = self._scratch, ""
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     # Ending --------------------------------------------------------------------------------------------
 

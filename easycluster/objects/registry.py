@@ -120,9 +120,14 @@ class Proxies:
         self.dropped: Deque[Union[_ProxyRef, _Unclaimed]] = deque()
         self._lock = threading.RLock()
         self._by_oid: Dict[int, _ProxyRef] = {}
+        # Why the objects are gone, once they are.
+        self._gone = ""
 
     def get(self, oid: int, type_data: str) -> RemoteProxy:
-        """Return the proxy for an object and count that a reference to it was received."""
+        """Return the proxy for an object and count that a reference to it was received.
+
+        One that arrived before the session ended, and is looked at afterwards, is stale at once.
+        """
         with self._lock:
             ref = self._by_oid.get(oid)
             proxy: Optional[RemoteProxy] = None if ref is None else ref()
@@ -130,6 +135,8 @@ class Proxies:
                 ref.count += 1
                 return proxy
             proxy = proxy_class(type_data)(self.connection, oid)
+            if self._gone:
+                proxy._detach(self._gone)
             ref = _ProxyRef(proxy, self.dropped.append)
             ref.oid, ref.count = oid, 1
             self._by_oid[oid] = ref
@@ -141,7 +148,9 @@ class Proxies:
 
     def take_dropped(self) -> List[Tuple[int, int]]:
         """Return (number, count) of the proxies that were collected since, for the owner to release."""
-        taken = []
+        taken: List[Tuple[int, int]] = []
+        if self._gone:
+            self.dropped.clear()
         while self.dropped:
             try:
                 ref = self.dropped.popleft()
@@ -156,8 +165,9 @@ class Proxies:
     def detach_all(self, reason: str = "its connection was closed") -> None:
         """Make every living proxy stale; their objects are gone with the session."""
         with self._lock:
-            refs, self._by_oid = self._by_oid, {}
-        for ref in refs.values():
+            self._gone = self._gone or reason
+            refs = list(self._by_oid.values())
+        for ref in refs:
             proxy = ref()
             if proxy is not None:
                 proxy._detach(reason)

@@ -155,10 +155,13 @@ def test_detach_all_makes_every_living_proxy_stale(proxies):
     assert proxies.take_dropped() == [] or proxies.take_dropped() == []
 
 
-def test_after_detach_all_a_number_means_another_object(proxies):
+def test_what_is_looked_at_after_detach_all_is_stale_at_once(proxies):
+    """An answer may arrive before the session ends, and be looked at afterwards."""
     old = proxies.get(1, "run||")
-    proxies.detach_all()
-    assert proxies.get(1, "run||") is not old
+    proxies.detach_all("gpu01 was rebooted")
+    assert proxies.get(1, "run||") is old
+    with pytest.raises(StaleProxy, match=r"^gpu01:22: object 2 is gone: gpu01 was rebooted$"):
+        proxies.get(2, "run||").run()
 
 
 def test_threads_get_the_same_proxy(proxies):

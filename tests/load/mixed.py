@@ -38,8 +38,9 @@ ROUND = 2.0
 # Seconds between two lines on how far a long run has come.
 PROGRESS = 300.0
 
-# Rounds until everything that stays has been made.
+# Rounds until everything that stays has been made, and the share of a long run: until allocators keep what they will.
 WARM = 2
+WARMING = 0.1
 
 # Near-side threads of a session, the main thread excepted.
 THREADS = 2
@@ -97,7 +98,7 @@ class Party:
             while time.monotonic() < until and not self.trouble:
                 self.one(chance, keywords)
         except BaseException as exc:  # noqa: BLE001  # whatever it is, the run shall say so
-            self.trouble.append(f"{self.name}: {type(exc).__name__}: {exc}")
+            self.trouble.append(f"{self.name}: " + "".join(traceback.format_exception(exc)))
 
     def one(self, chance, keywords):
         """Do one thing, chosen at random."""
@@ -169,7 +170,8 @@ class Party:
         self.ledger.came_back(token)
         assert thing.use(used) == token
         self.ledger.came_back(used)
-        assert thing.me() is thing
+        me = thing.me()
+        assert me is thing, f"{me!r} of {type(me)} is not {thing!r}"
 
     def nonblocking(self, chance, keywords):
         tokens = [self.ledger.ask() for _ in range(8)]
@@ -318,13 +320,14 @@ def mixed(over_tcp, path, seconds, faults, seed=1, progress=None):
         end = time.monotonic() + seconds
         told = time.monotonic()
         rounds = 0
-        while time.monotonic() < end or rounds <= WARM:
+        warm_at = time.monotonic() + WARMING * seconds
+        while time.monotonic() < end or before is None:
             one_round(parties, chance, faults, injected)
             alive = [party.settle([0] if party.name == "tcp" else range(THREADS + 1)) for party in parties]
             late = ledger.wait_for_writers(alive)
             ledger.check()
             rounds += 1
-            if rounds == WARM:
+            if before is None and rounds >= WARM and time.monotonic() > warm_at:
                 for party in parties:
                     party.use_all()
                 before = quiet(30.0, [party.client for party in parties])

@@ -54,7 +54,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--peers", help=f"peers or groups, of: {', '.join(peers.GROUPS)}; {', '.join(peers.ENTRIES)} (near)"
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often each peer is measured (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="time of one measurement (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.4, help="time of one measurement (%(default)s)")
     parser.add_argument(
         "--connects", type=int, default=200, help="connects one after the other, 0 for none (%(default)s)"
     )

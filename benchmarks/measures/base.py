@@ -43,7 +43,7 @@ class Options:
         ssh: What peers are told: ``ssh_config``, ``ssh_host``, ``ssh_master``; empty without an sshd.
     """
 
-    seconds: float = 0.5
+    seconds: float = 0.4
     connects: int = 200
     many: int = 20
     sessions: int = 256

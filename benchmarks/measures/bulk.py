@@ -94,11 +94,11 @@ def rate(session: Session, part: str, taken: Taken) -> dict[str, float]:
     load.once(small, MIB)
     one = time.perf_counter() - begin
     size = taken.options.bulk
-    while size > MIB and one * size / MIB > 4 * taken.options.seconds + 2:
+    while size > MIB and one * size / MIB > 2 * taken.options.seconds + 0.2:
         size //= 8
     found = load.peaks(size)
     value = load.prepare(size)
-    times = repeated(lambda: load.once(value, size), taken.options.seconds, most=9)
+    times = repeated(lambda: load.once(value, size), taken.options.seconds / 2, most=9)
     return {"mbs": megabytes(size, statistics.median(times)), "mib": size / MIB, **found}
 
 

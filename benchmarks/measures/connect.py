@@ -47,7 +47,7 @@ def connects(peer: Peer, taken: Taken, floor: list[str]) -> dict[str, float]:
 
     first_call()
     times.clear()
-    end = time.monotonic() + 16 * taken.options.seconds
+    end = time.monotonic() + 12 * taken.options.seconds
     # A floor that costs as much as what is measured is measured as often, a cheap connect is not made to wait for it.
     while len(times) < taken.options.connects and (time.monotonic() < end or len(times) < 3):
         first_call()
@@ -71,13 +71,13 @@ def run(peer: Peer, taken: Taken) -> None:
     floor = [*peer.ssh, "python3 -c pass"] if over_ssh else [sys.executable, "-c", "pass"]
     with peer:
         taken.part("cold", lambda: connects(peer, taken, floor))
-    if peer.settings and hasattr(peer, "host"):
-        peer.host = "ssh_master"
-        master = [*peer.ssh[:-1], peer.settings["ssh_master"]]
-        # Its first connection is the one that is shared.
-        subprocess.run([*master, "true"], stdin=subprocess.DEVNULL, check=True)
+    if over_ssh and hasattr(peer, "master"):
+        peer.master = True
+        plain = [*peer.ssh[:-1], peer.settings["ssh_master"]]
+        # Its first connection is the one that is shared, as the first session is of those that are measured.
+        subprocess.run([*plain, "true"], stdin=subprocess.DEVNULL, check=True)
         try:
             with peer:
-                taken.part("master", lambda: connects(peer, taken, [*master, "python3 -c pass"]))
+                taken.part("master", lambda: connects(peer, taken, [*plain, "python3 -c pass"]))
         finally:
-            subprocess.run([*master[:-1], "-O", "exit", master[-1]], stderr=subprocess.DEVNULL, check=False)
+            subprocess.run([*plain[:-1], "-O", "exit", plain[-1]], stderr=subprocess.DEVNULL, check=False)

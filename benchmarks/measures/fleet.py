@@ -72,10 +72,10 @@ def used_share(before: list[int], after: list[int]) -> float:
 
 
 def up(count: int, bring_up: Callable[[int], Any], taken: Taken) -> dict[str, float]:
-    """Bring so many hosts up at once, three times; returns the median, and how busy the cores were."""
+    """Bring so many hosts up at once, twice; returns the median, and how busy the cores were."""
     times, shares = [], []
     with ThreadPoolExecutor(count) as pool:
-        for _ in range(1 if taken.options.small else 3):
+        for _ in range(1 if taken.options.small else 2):
             before = machine.ticks().get("cpu", [])
             begin = time.perf_counter()
             sessions = list(pool.map(bring_up, range(count)))

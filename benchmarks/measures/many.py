@@ -86,7 +86,7 @@ def rate(way: Way, taken: Taken, most: int = CALLS) -> dict[str, float]:
             raise ValueError(f"the far side cannot add, or not in order: {list(answers)[:3]} ...")
         return count / seconds
 
-    seconds = taken.options.seconds
+    seconds = taken.options.seconds / 2
     # A slow peer makes fewer calls.  The first calls of all are slower than the others, so they do not decide alone.
     count = 64
     for _ in range(2):

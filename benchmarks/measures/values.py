@@ -46,7 +46,7 @@ def milliseconds(session: Session, way: str, kind: str, taken: Taken) -> dict[st
         begin = time.perf_counter()
         once(full // 100)
         # What would take too long is not done in full, and said to be so.
-        count = full if (time.perf_counter() - begin) * 12 < 10 * taken.options.seconds + 6 else full // 100
+        count = full if (time.perf_counter() - begin) * 12 < 5 * taken.options.seconds + 2 else full // 100
         return {"ms": once(count) * 1e3 * full / count, "share": count / full}
 
 

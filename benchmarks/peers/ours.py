@@ -126,18 +126,12 @@ class OursSpawned(Ours):
 
 
 class OursSsh(Ours):
-    """The user's ssh."""
+    """The user's ssh; a login for each session unless ``master`` says that they share one."""
 
-    host = "ssh_host"
+    master = False
 
     def client(self) -> Any:
         import easycluster
 
         extra = ("-F", self.settings["ssh_config"])
-        return easycluster.Client(host=self.settings[self.host], ssh=True, extra_args=extra)
-
-
-class OursMaster(OursSsh):
-    """The user's ssh where a connection to the host is shared: ControlMaster in ssh_config(5)."""
-
-    host = "ssh_master"
+        return easycluster.Client(host=self.settings["ssh_host"], ssh=True, extra_args=extra, ssh_master=self.master)

@@ -70,8 +70,11 @@ class _Place:
         """Return new memory, of which nothing is used yet where that matters."""
         if size < FIRST_ROOM and size == self.size:
             return io.BytesIO(bytes(size)) if self._fixed else bytearray(size)
-        from easycluster.wire import pages
-
+        try:
+            from easycluster.wire import pages
+        except (OSError, ImportError):
+            # This process has no descriptor left to import it with.
+            return io.BytesIO(bytes(size)) if self._fixed else bytearray(size)
         if size < self.size:
             return pages.new_scratch(size)
         room = io.BytesIO(bytes(size)) if self._fixed else pages.new_bytearray(size)

@@ -459,6 +459,9 @@ class Leases:
         Raises:
             LeaseError: If it is held, but not exclusively.
         """
+        if host._connection.before_use is not None:
+            # A host that is leased with its first use: this is one.
+            host._connection.client()
         rule = LockRule.of(host._entry)
         parts = [lease._parts[host.name] for lease in self._open if host.name in lease._parts]
         modes = {part.wanted[rule.name]["mode"] for part in parts if rule.name in part.wanted}

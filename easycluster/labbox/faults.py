@@ -76,5 +76,7 @@ class BoxFaults:
         """Make its disk smaller."""
         memory = ("/tmp", "/run", "/dev")
         if any(path == one or path.startswith(one + "/") for one in memory):
-            raise Unsupported(what, f"{path} of {self._name} is in memory; its disk is what lies outside {memory}")
+            raise Unsupported(
+                what, f"{path} of {self._name} is in memory; its disk is what lies outside {', '.join(memory)}"
+            )
         return self._hold(room=room)

@@ -7,7 +7,6 @@ import os
 import re
 import select
 import socket
-import subprocess
 import sys
 import threading
 import tty
@@ -239,19 +238,6 @@ def test_a_console_that_never_stops_is_kept_in_bounds():
     with Console(Flood(), "loud") as console:
         console.expect("the end", SOON)
         assert len(console.log) == 1 << 20
-
-
-def test_what_a_console_said_is_in_the_report_of_a_test_that_fails(box, tmp_path):
-    (tmp_path / "test_it.py").write_text(
-        "def test_it(ec):\n"
-        "    console = ec['gpu01'].console\n"
-        "    console.sendline()\n"
-        "    console.expect('login: ', 30)\n"
-        "    assert 0\n"
-    )
-    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--ec-inventory={box.inventory}", tmp_path]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=55)
-    assert re.search(r"Captured remote console \[gpu01\].*?gpu01 login: ", done.stdout, re.DOTALL), done.stdout
 
 
 def test_the_command_shows_a_line_and_types_at_it(box):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from easycluster import CallCancelled, Client, RemoteError, WorkerDied, callback, define_common
+from easycluster import CallCancelled, Client, RemoteError, ThreadedClient, WorkerDied, callback, define_common
 
 DEFINITIONS = "contract_interrupts"
 
@@ -286,6 +286,41 @@ def test_a_thread_whose_answer_was_read_by_an_interrupted_one_gets_it(client):
         thread.join(10)
     assert interrupted == [threading.main_thread()]
     assert answers == [0.5]
+
+
+@pytest.mark.parametrize("threads", ["main thread", "threads of their own"])
+def test_a_crowd_goes_on_while_one_of_it_is_interrupted(connect, alarm, threads):
+    """Calls that travel together: one that ends takes no other with it, and holds none up."""
+    client = connect(ThreadedClient if threads == "threads of their own" else Client)
+    pid = client.os.getpid()
+    wrong, stop, counts, longest = [], threading.Event(), [0] * 5, [0.0] * 5
+
+    def call_on(at):
+        while not stop.is_set():
+            begin = time.monotonic()
+            if client.same((at, counts[at])) != (at, counts[at]):
+                wrong.append(at)
+            longest[at] = max(longest[at], time.monotonic() - begin)
+            counts[at] += 1
+
+    crowd = [threading.Thread(target=call_on, args=(at,)) for at in range(len(counts))]
+    for thread in crowd:
+        thread.start()
+    try:
+        for number in range(ROUNDS // 3):
+            with alarm:
+                while True:
+                    assert client.same(number) == number
+            assert is_quick(lambda number=number: client.same(number))
+    finally:
+        stop.set()
+        for thread in crowd:
+            thread.join(20)
+    assert not any(thread.is_alive() for thread in crowd)
+    assert wrong == []
+    assert min(counts) > 0
+    assert max(longest) < 5
+    assert client.os.getpid() == pid
 
 
 def test_an_interrupted_call_is_stopped_on_the_far_side(client, alarm):

@@ -44,6 +44,9 @@ BULK = 64 * 1024
 # The opcode of every global in protocol 5.
 STACK_GLOBAL = 0x93
 
+# Tuples and dictionaries with more are not searched.
+_MOST_PARTS = 64
+
 # Stands for the pickle where plain pickle failed, so that the one look for 0x93 finds this out too.
 FAILED = b"\x93"
 
@@ -103,12 +106,15 @@ def holds_bulk(obj: Any) -> bool:
     kind = obj.__class__
     if kind is not tuple:
         return kind in BULKY and len(obj) >= BULK
+    if len(obj) > _MOST_PARTS:
+        return False
     for part in obj:
         kind = part.__class__
         if kind is tuple or kind is dict:
-            for item in part if kind is tuple else part.values():
-                if item.__class__ in BULKY and len(item) >= BULK:
-                    return True
+            if len(part) <= _MOST_PARTS:
+                for item in part if kind is tuple else part.values():
+                    if item.__class__ in BULKY and len(item) >= BULK:
+                        return True
         elif kind in BULKY and len(part) >= BULK:
             return True
     return False
@@ -314,11 +320,11 @@ def _set_apart(obj: Any, depth: int) -> Any:
     kind = type(obj)
     if kind is bytes or kind is bytearray:
         return _Bulk(obj) if len(obj) >= BULK else obj
-    if depth and kind is tuple and len(obj) <= 64:
+    if depth and kind is tuple and len(obj) <= _MOST_PARTS:
         parts = [_set_apart(item, depth - 1) for item in obj]
         if any(part is not item for part, item in zip(parts, obj)):
             return tuple(parts)
-    elif depth == 1 and kind is dict and len(obj) <= 64:
+    elif depth == 1 and kind is dict and len(obj) <= _MOST_PARTS:
         items = {key: _set_apart(item, 0) for key, item in obj.items()}
         if any(items[key] is not item for key, item in obj.items()):
             return items

@@ -163,6 +163,8 @@ class Values:
             SerializationError: If the value cannot be rebuilt here; says what is missing or what failed.
             MemoryError: If there is no memory for it.
         """
+        if len(data) >= BULK:
+            return self._loads_large(data, buffers)
         if buffers or data.__class__ is not bytes or STACK_GLOBAL in data:
             return self._loads_with_references(data, buffers)
         try:
@@ -259,6 +261,17 @@ class Values:
                 del at_load[ident]
             else:
                 at_load[ident] = outer
+
+    def _loads_large(self, data: Any, buffers: Sequence[Any]) -> Any:
+        from easycluster.wire import collector
+
+        try:
+            if len(data) <= collector.MOST:
+                collector.pause()
+            # What refers to something is found by rebuilding it: to look for that first takes longer.
+            return self._loads_with_references(data, buffers)
+        finally:
+            collector.resume()
 
     def _give_back(self, data: Any, received: Iterable[int]) -> None:
         """Let the peer release what ``data`` refers to, except what was received and so is counted already."""

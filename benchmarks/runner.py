@@ -170,19 +170,20 @@ class Runner:
         gauge = Gauge(self.options.cores)
         try:
             for number in range(min(rounds, measure.rounds)):
-                around.foreign.append(machine.foreign())
+                around.foreign.append(round(machine.foreign(), 3))
                 for entry in asked:
                     self.show(f"{measure.name}: round {number + 1}, {entry.name}")
-                    around.gauge_us.append(gauge.now())
+                    around.gauge_us.append(round(gauge.now(), 2))
                     self.note(records[entry.name], self.child(measure, entry))
-            around.foreign.append(machine.foreign())
+            around.foreign.append(round(machine.foreign(), 3))
         finally:
             gauge.close()
         return records, around
 
     def note(self, record: Record, found: dict[str, Any]) -> None:
         """Add what a child found."""
-        record.rounds.append(found["figures"])
+        # Five digits are more than can be trusted, and keep the file small.
+        record.rounds.append({name: float(f"{value:.5g}") for name, value in found["figures"].items()})
         record.cannot.update(found["cannot"])
         record.failed.update(found["failed"])
 

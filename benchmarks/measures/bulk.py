@@ -84,8 +84,8 @@ class Load:
         }
 
 
-def rate(session: Session, part: str, taken: Taken) -> dict[str, float]:
-    """Return MB/s, and peaks of memory."""
+def rate(session: Session, part: str, taken: Taken, patient: bool) -> dict[str, float]:
+    """Return MB/s, and peaks of memory; less is moved where it takes long, unless one is patient."""
     importable(PARTS[part])
     load = Load(session, part)
     small = load.prepare(MIB)
@@ -94,7 +94,7 @@ def rate(session: Session, part: str, taken: Taken) -> dict[str, float]:
     load.once(small, MIB)
     one = time.perf_counter() - begin
     size = taken.options.bulk
-    while size > MIB and one * size / MIB > 2 * taken.options.seconds + 0.2:
+    while not patient and size > MIB and one * size / MIB > 2 * taken.options.seconds + 0.2:
         size //= 8
     found = load.peaks(size)
     value = load.prepare(size)
@@ -104,12 +104,14 @@ def rate(session: Session, part: str, taken: Taken) -> dict[str, float]:
 
 def run(peer: Peer, taken: Taken) -> None:
     """Measure."""
+    # We and our floors are compared at full size.
+    patient = type(peer).__module__.endswith((".raw", ".ours"))
     with connected(peer) as session:
         for part in PARTS:
-            taken.part(part, functools.partial(pinned_rate, session, part, taken))
+            taken.part(part, functools.partial(pinned_rate, session, part, taken, patient))
 
 
-def pinned_rate(session: Session, part: str, taken: Taken) -> dict[str, float]:
+def pinned_rate(session: Session, part: str, taken: Taken, patient: bool) -> dict[str, float]:
     """Measure with both sides on a core of their own, where there are two."""
     with pinned(session, taken.options, two=len(taken.options.cores) > 1):
-        return rate(session, part, taken)
+        return rate(session, part, taken, patient)

@@ -23,8 +23,10 @@ class _Hint:
         return self
 
 
-Any = Callable = Collection = Deque = Dict = IO = Iterable = Iterator = List = NoReturn = Optional = _Hint()
-Sequence = Set = Tuple = Type = TypeVar = Union = Any
+Any = AnyStr = BinaryIO = Callable = ClassVar = Collection = Container = ContextManager = Deque = Dict = _Hint()
+Final = FrozenSet = Generator = Hashable = IO = Iterable = Iterator = List = Literal = Mapping = Any
+Match = MutableMapping = MutableSequence = MutableSet = NoReturn = Optional = Pattern = Reversible = Sequence = Any
+Set = Sized = TextIO = Tuple = Type = TypeVar = Union = Any
 
 
 class Protocol:

@@ -60,6 +60,8 @@ def _start(marker, again):
     gc.disable()
     exec(compile(source, "<easycluster bundle>", "exec"), names)
     del names["DATA"], source
+    from easycluster.far.reaper import trim
+    trim()
     gc.enable()
     gc.freeze()
     if hasattr(os, "fork"):

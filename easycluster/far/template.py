@@ -15,12 +15,13 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from easycluster.far import folders
 from easycluster.far.fdpass import recv_packet, send_packet
-from easycluster.far.reaper import become_subreaper, kill_children, kill_group
+from easycluster.far.reaper import become_subreaper, kill_children, kill_group, trim
 
 if TYPE_CHECKING:
     from easycluster.far.holdings import Holdings
@@ -294,6 +295,7 @@ def _become_worker(template: _Template, order: socket.socket, undo: socket.socke
         template.leave()
         from easycluster.far import worker
 
+        _warm_up()
         received = recv_packet(order)
         order.close()
         if received is None:
@@ -311,6 +313,37 @@ def _become_worker(template: _Template, order: socket.socket, undo: socket.socke
         os._exit(70)
 
 
+# Whether sessions are forked before their clients come.
+_forks_ahead = False
+
+
+def _warm_up() -> None:
+    """Do some of what comes first, if there is time: a forked process pays for each page that it touches.
+
+    That is 1.4 of 5.2 ms of processor time that the keeper and the worker of a TCP session need up to the first answer.
+    """
+    if not _forks_ahead:
+        return
+    import pickle
+
+    from easycluster.wire.frames import FrameDecoder, FrameEncoder, Kind, frame
+    from easycluster.wire.records import Mac
+
+    key = bytes(32)
+    _number, data = FrameEncoder(Mac(key)).encode(0, frame(Kind.HELLO, 0, pickle.dumps({"": 0.5, "x": (1, [b""])}, 4)))
+    for message in FrameDecoder(Mac(key), 0).receive_data(data):
+        pickle.loads(message[4])
+    near, far = socket.socketpair()
+    with near, far:
+        send_packet(near, {"kind": "warm", "settings": {}}, [near.fileno()])
+        received = recv_packet(far)
+        assert received is not None
+        os.close(received[1][0])
+    thread = threading.Thread(target=eval, args=("1 + 1",), name="easycluster-warm-up")
+    thread.start()
+    thread.join()
+
+
 def fork_sessions(sock: socket.socket) -> None:
     """Fork a keeper, with a template of its own, for each socket that arrives.  Does not return.
 
@@ -318,12 +351,17 @@ def fork_sessions(sock: socket.socket) -> None:
     reach its keeper over the socket that is passed here.  After the first session there is one
     more keeper than sockets, so that the next client does not wait for three forks.
     """
+    global _forks_ahead
+    _forks_ahead = True
     # All that a session imports, hashlib for its records: see Mac.
     import hashlib  # noqa: F401
 
     import easycluster.far.control
     import easycluster.far.worker  # noqa: F401
 
+    # What each worker begins with.
+    exec("from easycluster import *", {})
+    trim()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for ignored in (signal.SIGINT, signal.SIGHUP):
@@ -385,6 +423,7 @@ def _start_session(order: socket.socket) -> None:
     far.close()
     from easycluster.far import control
 
+    _warm_up()
     received = recv_packet(order)
     order.close()
     if received is not None:

@@ -97,7 +97,12 @@ def listen(channel, marker):
     threading.Thread(target=serve, daemon=True).start()
     channel.send(path.encode())
 
-for name, names in {"easycluster": {}, "easycluster.far": {}, "easycluster.far.control": globals()}.items():
+def trim():
+    pass
+
+parts = {"easycluster": {}, "easycluster.far": {}}
+parts.update({"easycluster.far." + name: globals() for name in ("control", "reaper")})
+for name, names in parts.items():
     module = sys.modules[name] = types.ModuleType(name)
     module.__path__ = []
     module.__dict__.update({key: value for key, value in names.items() if callable(value)})

@@ -127,7 +127,13 @@ class NbdServer(ServerObject):
     def _wait(self) -> None:
         assert self._process is not None
         end = time.monotonic() + _START
-        while not os.path.exists(self.path):
+        while self._client is None:
+            # The socket's file is there a moment before anybody listens.
+            try:
+                self._client = _Client(self.path)
+                return
+            except (FileNotFoundError, ConnectionRefusedError):
+                pass
             if not self._process.alive or time.monotonic() > end:
                 with open(os.path.join(self._folder, "log"), errors="replace") as log:
                     raise DiskError(0, f"nbdkit does not start: {log.read()[-1000:].strip()}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WIDTH = 760
 # Of letters, in pixels; the width is what a sans-serif letter takes on average.
 TEXT = 12
-LETTER = 6.6
+LETTER = 7.0
 ROW = 22
 MARGIN = 16
 
@@ -115,6 +115,9 @@ def bars(title: str, found: Sequence[Bar], goal: float | None = None, goal_label
     for mark in marks:
         body.append(rule(across(mark), top - 4, across(mark), bottom))
         body.append(text(across(mark), bottom + TEXT + 4, shown(mark), "middle", colour="#616E7C"))
+    if goal:
+        body.append(rule(across(goal), top - 4, across(goal), bottom, GOAL, "5 3", 1.5))
+        body.append(text(across(goal), top - 8, f"{goal_label} {shown(goal)}", "middle", colour=GOAL))
     for number, bar in enumerate(found):
         y = top + ROW * number
         colour = OURS if bar.ours else OTHERS
@@ -123,9 +126,6 @@ def bars(title: str, found: Sequence[Bar], goal: float | None = None, goal_label
         body.append(rule(left, y + 11, across(bar.value), y + 11, colour, width=2))
         body.append(f'<circle cx="{across(bar.value):.1f}" cy="{y + 11:.1f}" r="5" fill="{colour}"/>')
         body.append(text(across(bar.value) + 10, y + 15, shown(bar.value)))
-    if goal:
-        body.append(rule(across(goal), top - 4, across(goal), bottom, GOAL, "5 3", 1.5))
-        body.append(text(across(goal), top - 8, f"{goal_label} {shown(goal)}", "middle", colour=GOAL))
     return document(bottom + TEXT + MARGIN, title, body)
 
 

@@ -56,7 +56,7 @@ _ROWS = (
     Entry("raw ssh", "raw bytes through ssh", "raw.RawSsh", "here", "raw"),
     Entry("plain pickle", "plain pickle and a socket", "raw.Plain", "here", "floor"),
     Entry("ours tcp", "this EasyCluster, TCP", "ours.OursTcp", "here", "ours"),
-    Entry("ours threaded", "this EasyCluster, TCP, ThreadedClient", "ours.OursThreaded", "here", "ours"),
+    Entry("ours threaded", "this EasyCluster, ThreadedClient", "ours.OursThreaded", "here", "ours"),
     Entry("ours spawned", "this EasyCluster, spawned", "ours.OursSpawned", "here", "ours"),
     Entry("ours ssh", "this EasyCluster, ssh", "ours.OursSsh", "here", "ours"),
     Entry("original tcp", "EasyCluster 0.22.3, TCP", "original.OriginalTcp", "original", "near"),

@@ -56,8 +56,9 @@ esac
 wait $command
 """
 
-# Python ignores them; what it starts is not to: signal(7) keeps that over exec.
-_DEFAULT_SIGNALS = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
+# Python ignores the first two, a program may ignore the last; what is started here is not to: signal(7) keeps that over
+# exec.
+_DEFAULT_SIGNALS = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ", "SIGCHLD") if hasattr(signal, name)]
 
 # A shell reports a command that a signal has ended as 128 and its number; 255 is ssh's own.
 _BY_SIGNAL = range(129, 193)
@@ -144,20 +145,22 @@ class FarProcess:
     def poll(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
         with self._waiting:
-            if not self._ended and self._has_ended():
-                self._ended = True
-                # What it has left in its session; its number is nobody else's until we have waited for it.
-                self._signal_group()
-                with contextlib.suppress(ChildProcessError):
-                    code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-                    self._exit_code = 128 - code if self._guarded and code in _BY_SIGNAL else code
+            if not self._ended:
+                try:
+                    if hasattr(os, "waitid"):  # macOS has it since Python 3.13
+                        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                            return None
+                        # What it has left in its session; its number is nobody else's until we have waited for it.
+                        self._signal_group()
+                    pid, status = os.waitpid(self.pid, os.WNOHANG)
+                except ChildProcessError:  # somebody else has waited for it
+                    self._ended = True
+                else:
+                    self._ended = bool(pid)
+                    code = os.waitstatus_to_exitcode(status) if pid else None
+                    by_signal = self._guarded and code in _BY_SIGNAL
+                    self._exit_code = 128 - code if code is not None and by_signal else code
             return self._exit_code
-
-    def _has_ended(self) -> bool:
-        try:
-            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-        except ChildProcessError:  # somebody else has waited for it
-            return True
 
     def _signal_group(self) -> None:
         if not self._ask:

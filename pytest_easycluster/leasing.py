@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from easycluster.lab import Host, Hosts, Lab, Need
     from easycluster.lab.holders import Mode
-    from easycluster.lab.leases import Lease
+    from easycluster.lab.lease import Lease
     from easycluster.lab.releases import Failure, Release
 
 # What user_properties, which pytest-xdist carries and JUnit shows, call a leftover.

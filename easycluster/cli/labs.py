@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Sequence
 
     from easycluster.lab import HostEntry, Inventory
+    from easycluster.lab.reserving import Outcome
 
 __all__ = [
     "BAD_LAB",
@@ -26,9 +28,9 @@ __all__ = [
     "add_words",
     "interrupted",
     "is_lab",
+    "on_hosts",
     "open_lab",
     "parse_span",
-    "refuse_disabled",
     "split",
 ]
 
@@ -138,12 +140,24 @@ def open_lab(opts: argparse.Namespace, *, limit: str = "", all_by_default: bool 
     return LabWords(inventory, tuple(inventory.hosts[name] for name in names))
 
 
-def refuse_disabled(lab: LabWords) -> bool:
-    """Whether some of the hosts are disabled, which standard error says then."""
+def on_hosts(
+    opts: argparse.Namespace, do: Callable[[Inventory, Sequence[HostEntry]], list[Outcome]]
+) -> list[Outcome] | int:
+    """Do something with the hosts that the command line names; all have to be enabled.
+
+    Returns:
+        What came of it; or, once standard error says what is wrong, the exit status.
+    """
+    lab = open_lab(opts, all_by_default=False)
+    if isinstance(lab, int):
+        return lab
     off = [entry.name for entry in lab.hosts if not entry.enabled]
     if off:
-        sys.stderr.write(f"{', '.join(off)}: disabled in the lab file; nothing was done\n")
-    return bool(off)
+        return _complain(f"{', '.join(off)}: disabled in the lab file; nothing was done", 1)
+    try:
+        return do(lab.inventory, lab.hosts)
+    except KeyboardInterrupt:
+        return interrupted()
 
 
 def parse_span(text: str) -> float:

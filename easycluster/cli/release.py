@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from easycluster.cli import labs
@@ -44,15 +45,9 @@ def run(opts: argparse.Namespace) -> int:
     """Release them."""
     from easycluster.lab.reserving import release
 
-    lab = labs.open_lab(opts, all_by_default=False)
-    if isinstance(lab, int):
-        return lab
-    if labs.refuse_disabled(lab):
-        return 1
-    try:
-        outcomes = release(lab.inventory, lab.hosts, force=opts.force)
-    except KeyboardInterrupt:
-        return labs.interrupted()
+    outcomes = labs.on_hosts(opts, partial(release, force=opts.force))
+    if isinstance(outcomes, int):
+        return outcomes
     for outcome in outcomes:
         if outcome.trouble:
             advice = "; --force ends it" if outcome.busy else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from easycluster.cli import labs
@@ -56,15 +57,9 @@ def run(opts: argparse.Namespace) -> int:
     from easycluster.lab.occupancy import person
     from easycluster.lab.reserving import reserve
 
-    lab = labs.open_lab(opts, all_by_default=False)
-    if isinstance(lab, int):
-        return lab
-    if labs.refuse_disabled(lab):
-        return 1
-    try:
-        outcomes = reserve(lab.inventory, lab.hosts, opts.span, opts.why, force=opts.force)
-    except KeyboardInterrupt:
-        return labs.interrupted()
+    outcomes = labs.on_hosts(opts, partial(reserve, seconds=opts.span, why=opts.why, force=opts.force))
+    if isinstance(outcomes, int):
+        return outcomes
     troubles = [outcome for outcome in outcomes if outcome.trouble]
     for outcome in troubles:
         advice = "; --force takes its place" if outcome.busy else ""

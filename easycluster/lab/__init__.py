@@ -19,7 +19,8 @@ from easycluster.lab.host import GpuNode, Host, SanTarget
 from easycluster.lab.hosts import Hosts
 from easycluster.lab.inventory import DEFAULT_FIXTURES, FixtureEntry, HostEntry, Inventory, Quarantine, Role
 from easycluster.lab.lab import Lab
-from easycluster.lab.leases import Lease, LeasedHosts, Leases
+from easycluster.lab.lease import Lease, LeasedHosts
+from easycluster.lab.leases import Leases
 from easycluster.lab.losses import Aftermath, NotLost, is_loss
 from easycluster.lab.parallel import HostErrors
 from easycluster.lab.patterns import PatternError, matching, narrowed

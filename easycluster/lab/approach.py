@@ -20,7 +20,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from easycluster.errors import EasyClusterError
+from easycluster.lab.hostfault import HostFault
 from easycluster.lab.shapes import described
 from easycluster.lab.variables import Secret
 from easycluster.lab.where import UnlikeTypes, lookup
@@ -50,19 +50,8 @@ _lock = threading.Lock()
 _defined: set[str] = set()
 
 
-class UnfitHost(EasyClusterError):
-    """A host turned out not to be what the lab file says: its probe failed, or it does not meet a requirement.
-
-    Attributes:
-        host: Its name.
-    """
-
-    def __init__(self, message: str, host: str = "") -> None:
-        super().__init__(message)
-        self.host = host
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.args[0], self.host)
+class UnfitHost(HostFault):
+    """A host turned out not to be what the lab file says: its probe failed, or it does not meet a requirement."""
 
 
 class Approach:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from easycluster.lab.host import Host
-    from easycluster.lab.leases import Leases, _Part
+    from easycluster.lab.lease import Part
+    from easycluster.lab.leases import Leases
 
 __all__ = ["Between", "restore_of"]
 
@@ -65,7 +66,7 @@ class Between:
         failures = [failure for found in results.values() for failure in found]
         return failures + [Failure(name, "the end of the test", str(exc)) for name, exc in errors.items()]
 
-    def _set_back(self, part: _Part, test: str) -> list[Failure]:
+    def _set_back(self, part: Part, test: str) -> list[Failure]:
         try:
             failures = self._restore(part, test)
             left = self._leases._ask(part, {"op": "leaks", "baseline": part.baseline, "keep": True})["leaks"]
@@ -75,7 +76,7 @@ class Between:
             part.seen.setdefault((one["kind"], one["what"]), test)
         return failures
 
-    def _restore(self, part: _Part, test: str) -> list[Failure]:
+    def _restore(self, part: Part, test: str) -> list[Failure]:
         function, host = restore_of(part.host), part.host
         if not function:
             return []

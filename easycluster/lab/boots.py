@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from easycluster.errors import ConnectError, EasyClusterError
+from easycluster.errors import ConnectError
+from easycluster.lab.hostfault import HostFault
 from easycluster.lab.losses import boot_id
 
 if TYPE_CHECKING:
@@ -25,19 +26,8 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.3, 2.0
 PATIENCE: Final = 2.0
 
 
-class RebootFailed(EasyClusterError):
-    """The command that should have restarted a host did not work.
-
-    Attributes:
-        host: Its name.
-    """
-
-    def __init__(self, message: str, host: str = "") -> None:
-        super().__init__(message)
-        self.host = host
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.args[0], self.host)
+class RebootFailed(HostFault):
+    """The command that should have restarted a host did not work."""
 
 
 class NeverWentDown(RebootFailed, TimeoutError):
@@ -48,19 +38,8 @@ class NeverCameBack(ConnectError, TimeoutError):
     """A host went down to restart, and does not answer.  Counts as lost."""
 
 
-class HostIsOff(EasyClusterError):
-    """A host is used that this process has switched off.
-
-    Attributes:
-        host: Its name.
-    """
-
-    def __init__(self, message: str, host: str = "") -> None:
-        super().__init__(message)
-        self.host = host
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.args[0], self.host)
+class HostIsOff(HostFault):
+    """A host is used that this process has switched off."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from easycluster.lab.dial import dial
 from easycluster.lab.faults import Faulty
 from easycluster.lab.host import Host, host_class
 from easycluster.lab.hosts import Hosts
-from easycluster.lab.leases import LeasedHosts, Leases
+from easycluster.lab.lease import LeasedHosts
+from easycluster.lab.leases import Leases
 from easycluster.lab.limits import CallLimits
 from easycluster.lab.overboot import was_asked
 from easycluster.lab.parallel import run_all

@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +20,7 @@ from easycluster.errors import EasyClusterError, SessionError
 from easycluster.lab import between, overboot, picking
 from easycluster.lab.companions import companions_of, end_devices
 from easycluster.lab.holders import Holder, LeaseError, LockRule, Mode
-from easycluster.lab.hosts import Hosts
+from easycluster.lab.lease import Lease, Part, Wanted
 from easycluster.lab.occupancy import ANSWER_TIME, Occupancy, who_we_are
 from easycluster.lab.parallel import run_all
 from easycluster.lab.releases import Failure, Leftover, Release
@@ -29,109 +28,15 @@ from easycluster.lab.turns import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from types import TracebackType
 
     from easycluster.lab.host import Host
     from easycluster.lab.lab import Lab
 
-__all__ = ["Lease", "LeasedHosts", "Leases"]
+__all__ = ["Leases"]
 
 DEFAULT_WAIT: Final = 600.0
 # Undoing has a time limit of its own for each action.
 UNDO_TIME: Final = 600.0
-
-Wanted = dict[str, Any]
-
-
-@dataclass
-class _Part:
-    """One host's share of a lease.
-
-    Attributes:
-        client: The session that the locks hang on; another one does not hold them.
-        wanted: Locks by name: mode and slots.
-        level: How much was to be undone when it began.
-        baseline: Number of the state that it began with, kept by the host.
-        begun: Whether there are level and baseline.
-        seen: What tests left behind that is still there, with the test that left it.
-        kinds: How many devices of each kind are wanted, any that are free.
-        among: Which devices come into question, where that is not what the lab file says.
-        picked: Which these are.
-        boots: Whether the lease is there for a reboot.
-    """
-
-    host: Host
-    client: Any
-    wanted: dict[str, Wanted]
-    level: int = 0
-    baseline: int = 0
-    begun: bool = False
-    boots: bool = False
-    seen: dict[tuple[str, str], str] = field(default_factory=dict)
-    kinds: dict[str, int | None] = field(default_factory=dict)
-    among: dict[str, list[str]] = field(default_factory=dict)
-    picked: dict[str, list[str]] = field(default_factory=dict)
-
-
-class Lease:
-    """Several hosts, held until :meth:`release`; usable in ``with``.
-
-    Attributes:
-        label: What it is for.
-    """
-
-    def __init__(self, leases: Leases, label: str) -> None:
-        self._leases = leases
-        self.label = label
-        self._parts: dict[str, _Part] = {}
-        self._released: Release | None = None
-        # What this one ends with, if it was not released before, and how.
-        self.within: Lease | None = None
-        self.end: Callable[[], object] = self.release
-
-    def __enter__(self) -> Lease:  # noqa: PYI034  # typing.Self needs 3.11
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.release()
-
-    @property
-    def names(self) -> list[str]:
-        """The hosts that it has locks on."""
-        return sorted(self._parts)
-
-    def devices(self, host: Host) -> dict[str, list[str]]:
-        """The devices of a host that it has for itself, by kind."""
-        part = self._parts.get(host.name)
-        return {} if part is None else {kind: list(names) for kind, names in part.picked.items()}
-
-    def release(self) -> Release:
-        """Set the hosts back and let them go; a second call gives the same answer."""
-        if self._released is None:
-            self._released = self._leases._release(self)
-        return self._released
-
-
-class LeasedHosts(Hosts):
-    """Hosts and their lease: given back by :meth:`release`, or at the end of ``with``."""
-
-    __slots__ = ("lease",)
-
-    def __init__(self, hosts: Iterable[Host], lease: Lease) -> None:
-        super().__init__(hosts)
-        self.lease = lease
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Give them back; undos that failed are an error, unless there is one already."""
-        release = self.lease.release()
-        if release.failures and exc is None:
-            raise LeaseError("; ".join(map(str, release.failures)))
-
-    def release(self) -> Release:
-        """Set the hosts back and give them to others."""
-        return self.lease.release()
 
 
 class Leases:
@@ -231,7 +136,7 @@ class Leases:
         client = host._connection.session()
         if getattr(type(client), "_ask_keeper", None) is None:
             return  # a dialer of somebody's own, whose clients have no keeper
-        part = lease._parts.setdefault(host.name, _Part(host, client, {}))
+        part = lease._parts.setdefault(host.name, Part(host, client, {}))
         if self.enabled:
             part.wanted.update({one["name"]: one for one in wanted})
 
@@ -258,7 +163,7 @@ class Leases:
 
     def _try(self, lease: Lease, ticket: int) -> list[Holder]:
         """Lock everything, or nothing; return who is in the way."""
-        done: list[_Part] = []
+        done: list[Part] = []
         info = self._info_of(lease)
         try:
             for name in lease.names:
@@ -275,7 +180,7 @@ class Leases:
             raise
         return []
 
-    def _take_part(self, part: _Part, info: dict[str, Any], ticket: int) -> dict[str, Any]:
+    def _take_part(self, part: Part, info: dict[str, Any], ticket: int) -> dict[str, Any]:
         """Ask for all that a lease wants of one host, and note which devices it got."""
         wanted = self._wanted_with_choices(part)
         if not wanted:
@@ -295,15 +200,15 @@ class Leases:
         boots = any(part.boots for part in lease._parts.values())
         return {**self._info, "label": lease.label or self.label, "holding": holding, "boots": boots}
 
-    def _wanted_with_choices(self, part: _Part) -> list[Wanted]:
+    def _wanted_with_choices(self, part: Part) -> list[Wanted]:
         """What a lease that has nothing of one host yet wants there, any of several devices included."""
         choices = picking.choices(self, part)
         return [*self._wanted_in_all(part), *choices]
 
-    def _wanted_in_all(self, part: _Part) -> list[Wanted]:
+    def _wanted_in_all(self, part: Part) -> list[Wanted]:
         return sorted((self._strictest(part, one) for one in part.wanted.values()), key=_by_name)
 
-    def _strictest(self, part: _Part, wanted: Wanted) -> Wanted:
+    def _strictest(self, part: Part, wanted: Wanted) -> Wanted:
         """What this process needs of a lock in all, with what outer leases have."""
         for other in self._others(part):
             have = other.wanted.get(wanted["name"])
@@ -311,12 +216,12 @@ class Leases:
                 return have
         return wanted
 
-    def _others(self, part: _Part) -> list[_Part]:
+    def _others(self, part: Part) -> list[Part]:
         """The same host in other leases, on the same session."""
         parts = [lease._parts.get(part.host.name) for lease in self._open]
         return [one for one in parts if one is not None and one is not part and one.client is part.client]
 
-    def _take_back(self, parts: Iterable[_Part]) -> None:
+    def _take_back(self, parts: Iterable[Part]) -> None:
         """Have only what other leases need."""
         for part in parts:
             kept: dict[str, Wanted] = {}
@@ -340,7 +245,7 @@ class Leases:
         for error in errors.values():
             raise error
 
-    def _begin_part(self, part: _Part, restore: bool) -> None:
+    def _begin_part(self, part: Part, restore: bool) -> None:
         entry = part.host._entry
         # This machine is never anybody's alone: its mounts, ports and files are not the test's doing.
         ours = part.wanted.get(LockRule.of(entry).name, {}).get("mode") == "exclusive"
@@ -389,7 +294,7 @@ class Leases:
                 failures += [Failure(name, "the end of a lease within it", str(exc)) for name in inner.names]
         return failures
 
-    def _release_part(self, part: _Part) -> Release:
+    def _release_part(self, part: Part) -> Release:
         release, name = Release(), part.host.name
         last = not self._others(part)
         try:
@@ -444,7 +349,7 @@ class Leases:
         # Who has the host alone has all of them.
         return picking.devices_of(self._lab, host) if "exclusive" in modes else found
 
-    def _parts_of(self, host: Host) -> list[_Part]:
+    def _parts_of(self, host: Host) -> list[Part]:
         return [lease._parts[host.name] for lease in self._open if host.name in lease._parts]
 
     # Others ----------------------------------------------------------------------------------------
@@ -534,7 +439,7 @@ class Leases:
         client: Any = host._connection.client()
         return Occupancy(host._entry, client._ask_keeper, self._info, self.directory)
 
-    def _ask(self, part: _Part, question: dict[str, Any], timeout: float = ANSWER_TIME) -> dict[str, Any]:
+    def _ask(self, part: Part, question: dict[str, Any], timeout: float = ANSWER_TIME) -> dict[str, Any]:
         answer: dict[str, Any] = part.client._ask_keeper({**question, "directory": self.directory}, timeout)
         if "fault" in answer:
             raise LeaseError(answer["fault"], part.host.name)

@@ -13,7 +13,8 @@ from easycluster.lab.releases import Failure
 if TYPE_CHECKING:
     from easycluster.lab.host import Host
     from easycluster.lab.lab import Lab
-    from easycluster.lab.leases import Lease, Leases, _Part
+    from easycluster.lab.lease import Lease, Part
+    from easycluster.lab.leases import Leases
 
 __all__ = ["begin", "bring_back", "carry", "refuse_others", "resume", "take_again", "was_asked"]
 
@@ -24,7 +25,7 @@ _ANSWER_TIME: Final = 20.0
 _LET_GO_TIME: Final = 60.0
 
 
-def begin(leases: Leases, part: _Part, question: dict[str, Any]) -> dict[str, Any]:
+def begin(leases: Leases, part: Part, question: dict[str, Any]) -> dict[str, Any]:
     """Begin the account of a lease on a host; what somebody left to be undone there is undone first.
 
     Raises:
@@ -47,14 +48,14 @@ def begin(leases: Leases, part: _Part, question: dict[str, Any]) -> dict[str, An
     return begun
 
 
-def _lock_of(leases: Leases, part: _Part) -> str:
+def _lock_of(leases: Leases, part: Part) -> str:
     """The host's lock, ``""`` if the lease only has locks of the whole lab there."""
     rule = LockRule.of(part.host._entry)
     is_leased = rule.name in part.wanted or rule.mode == "none" or not leases.enabled
     return rule.name if is_leased else ""
 
 
-def _recover(leases: Leases, part: _Part, lock: str) -> None:
+def _recover(leases: Leases, part: Part, lock: str) -> None:
     name = part.host.name
     answer = leases._ask(part, {"op": "recover", "lock": lock}, _RECOVERY_TIME)
     for one in answer["undone"]:
@@ -142,7 +143,7 @@ def take_again(leases: Leases, host: Host) -> None:
             raise
 
 
-def _take(leases: Leases, lease: Lease, part: _Part) -> None:
+def _take(leases: Leases, lease: Lease, part: Part) -> None:
     question = {"op": "take", "wanted": leases._wanted_in_all(part), "info": leases._info_of(lease)}
     end = time.monotonic() + _LET_GO_TIME
     while part.wanted:
@@ -159,7 +160,7 @@ def _take(leases: Leases, lease: Lease, part: _Part) -> None:
     part.baseline, part.begun = begun["baseline"], True
 
 
-def _adopt(leases: Leases, parts: list[_Part], owed: int | None) -> None:
+def _adopt(leases: Leases, parts: list[Part], owed: int | None) -> None:
     """Have a host's new session undo what the one before would have undone, each lease what is its own.
 
     Args:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from easycluster.lab.host import Host
     from easycluster.lab.lab import Lab
-    from easycluster.lab.leases import Leases, Wanted, _Part
+    from easycluster.lab.lease import Part, Wanted
+    from easycluster.lab.leases import Leases
 
 __all__ = ["choices", "devices_of", "note"]
 
@@ -50,7 +51,7 @@ def devices_of(lab: Lab, host: Host) -> dict[str, list[str]]:
     return found
 
 
-def choices(leases: Leases, part: _Part) -> list[Wanted]:
+def choices(leases: Leases, part: Part) -> list[Wanted]:
     """What a lease wants of the devices of one host: so many of each kind, rather those that we have already.
 
     Where it wants all of a kind, these are added to ``part.wanted`` by name.
@@ -77,7 +78,7 @@ def choices(leases: Leases, part: _Part) -> list[Wanted]:
     return found
 
 
-def note(part: _Part, picked: Mapping[str, list[str]]) -> None:
+def note(part: Part, picked: Mapping[str, list[str]]) -> None:
     """Note which devices a lease has, or is to have, by kind."""
     part.picked.update(picked)
     for names in picked.values():

@@ -19,7 +19,8 @@ from easycluster.lab.occupancy import ANSWER_TIME
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from easycluster.lab.leases import Lease, Leases, _Part
+    from easycluster.lab.lease import Lease, Part
+    from easycluster.lab.leases import Leases
 
 # How often we say that we still wait, in seconds.
 TELL_EVERY: Final = 60.0
@@ -47,7 +48,7 @@ class Turn:
         self._began = time.monotonic()
         self._told = 0.0
         # The host in whose line we are, and our place there when it was last asked.
-        self._part: _Part | None = None
+        self._part: Part | None = None
         self._place = 0
         # Whether somebody in the way may reboot it.
         self._reboots = False
@@ -102,7 +103,7 @@ class Turn:
     def _waited(self) -> float:
         return time.monotonic() - self._began
 
-    def _ask(self, part: _Part, seconds: float) -> dict[str, Any]:
+    def _ask(self, part: Part, seconds: float) -> dict[str, Any]:
         with self._leases._lock:
             wanted, info = self._leases._wanted_with_choices(part), self._leases._info_of(self._lease)
         question = {"op": "wait", "wanted": wanted, "info": info, "ticket": self.ticket, "waited": self._waited}

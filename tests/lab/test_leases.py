@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import easycluster
-from easycluster.lab import Holder, HostBusy, Lab, LeaseError
+from easycluster.lab import Holder, HostBusy, LeaseError
 
 ROOT = Path(easycluster.__file__).parents[1]
 
@@ -58,21 +58,6 @@ def lab_file(tmp_path):
     file = tmp_path / "lab.yaml"
     file.write_text(LAB)
     return file
-
-
-@pytest.fixture
-def run(lab_file):
-    """Make labs, each of which is a run of its own."""
-    labs = []
-
-    def one():
-        labs.append(Lab.load(lab_file))
-        labs[-1].leases.label = f"run {len(labs)}"
-        return labs[-1]
-
-    yield one
-    for lab in labs:
-        lab.close()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import easycluster
-from easycluster.lab import HostBusy, Lab
+from easycluster.lab import HostBusy
 
 ROOT = Path(easycluster.__file__).parents[1]
 SOON = 30.0
@@ -24,21 +24,6 @@ def lab_file(tmp_path):
     file = tmp_path / "lab.yaml"
     file.write_text("hosts: {gpu01: {connect: local, capabilities: {devices: {gpu: [GPU-1, GPU-2]}}}}")
     return file
-
-
-@pytest.fixture
-def run(lab_file):
-    """Make labs, each of which is a run of its own."""
-    labs = []
-
-    def one():
-        labs.append(Lab.load(lab_file))
-        labs[-1].leases.label = f"run {len(labs)}"
-        return labs[-1]
-
-    yield one
-    for lab in labs:
-        lab.close()
 
 
 class Waiter(threading.Thread):

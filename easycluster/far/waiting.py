@@ -21,7 +21,7 @@ This module is shipped to the far side.
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 __all__ = ["Calls", "WaitingLine", "choice", "clashing", "competing"]
 
@@ -181,7 +181,7 @@ class Calls:
             wanted: What he wants, without what he has; nobody's holding keeps it from him.
             holding: Whether he holds something already.
         """
-        found = set()
+        found: Set[int] = set()
         for place, wishes in self._short.items() if not holding else ():
             for theirs in wishes:
                 found.update(place for mine in wanted if _compete(mine, theirs))

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from easycluster.server import spawn_local
 from easycluster.client.logs import bring_logs, record_of
+from easycluster.server import spawn_local
 
 GOOD = {"name": "lab.gpu", "levelno": 30, "levelname": "WARNING", "msg": "hot", "created": 1e9, "lineno": 3}
 

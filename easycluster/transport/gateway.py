@@ -183,7 +183,7 @@ class Gateway:
             self._gateway._io.write(len(bundle).to_bytes(4, "big") + bundle)
             self._channel = self._gateway.remote_exec("# easycluster.far.channel knows what to run")
             self._channel.setcallback(receive, endmarker=end)
-        except (OSError, EOFError) as exc:
+        except (OSError, EOFError, ValueError) as exc:  # execnet closes its files when it sees the end
             raise self._lost() from exc
         finally:
             watchdog.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
@@ -456,7 +457,8 @@ def test_a_far_side_that_falls_silent_is_lost(connect, outcome):
         outcome.saw(type(error).__name__, time.monotonic() - begin)
         assert error.reason.startswith("no heartbeat for 1 s")
     finally:
-        os.kill(keeper, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # on this machine it is killed as it is
+            os.kill(keeper, signal.SIGCONT)
     assert wait_until_gone([keeper, *pids]) == []
     outcome.cleaned("near side; far side once it goes on")
 

@@ -128,7 +128,8 @@ TABLES = (
             *(Column(str(count), f"up{count}_ms", 0) for count in (1, 2, 4, 8, 16, 32)),
             Column("cores busy at 32, %", "up32_busy", 0, scale=100),
         ),
-        "`raw bytes through ssh` is plain `ssh host python3 -c pass`, as many at once.",
+        "`raw bytes through ssh` is plain `ssh host python3 -c pass`, as many at once. Where the cores are busy"
+        " throughout, processor time is what bounds it, and no library can be better than that row.",
     ),
     Table(
         "Memory of the far side's Pythons (PSS), MiB",

@@ -40,6 +40,7 @@ def lab(suite):
     return suite
 
 
+@pytest.mark.timeout(180)  # three processes start, each with all these plugins
 def test_strict_modes_xdist_and_html(lab):
     pytest.importorskip("xdist")
     pytest.importorskip("pytest_html")

@@ -88,14 +88,15 @@ def make_call_among_others(client: BaseClient, session: NearSession) -> Callable
                     if session._collector is pending:
                         session._collector = None
                 if late and gathered:
-                    if len(gathered) < 2:
-                        session.awake = 0
+                    # As Session._collect().
+                    session.awake = session.awake // 2 if len(gathered) > 1 else 0
                     session.flush()
             elif session.awake:
                 session.awake = 0
             if not items:
                 session.wait_some(pending)
         except BaseException as exc:
+            session.leave_gathered()
             owner()._given_up(session, pending, exc)
             raise
         kind, flags, _request, _thread, answer, buffers = items[0]

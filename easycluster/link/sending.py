@@ -108,7 +108,8 @@ class Sender:
         self.gathered: Deque[bytes] = deque()
         # Whether somebody is on the way who sends what is gathered.
         self.flush_due = False
-        # How many threads were woken and will have something to send in a moment, perhaps.
+        # How many threads were woken and will have something to send in a moment, perhaps.  Without who has woken
+        # them: with all in step one side would wait for the other (34,000 calls/s on two cores, not 44,000).
         self.awake = 0
         self._dropped = dropped
 
@@ -151,10 +152,13 @@ class Sender:
                 self._queue_gathered()
                 self._drain(deadline)
         except BaseException:
-            if self.ended is None and (self.gathered or self._outgoing):
-                # Other threads rely on this.
-                flush_soon(self)
+            self.leave_gathered()
             raise
+
+    def leave_gathered(self) -> None:
+        """Have another thread send what is gathered: others rely on this one, which has to go."""
+        if self.ended is None and (self.gathered or self._outgoing):
+            flush_soon(self)
 
     def flush_if_free(self) -> bool:
         """Send what is gathered as far as the link takes it at once; return whether something is left."""

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LOOK_UP", "PATIENCE", "Session", "name_parts"]
 
-# Seconds that a message waits for those of threads which were woken just before.
-PATIENCE = 0.0001
+# Seconds that a message waits for those of threads which were woken just before.  Eight threads need 0.1 ms to come,
+# more where others use the processor; with 0.1 ms they made 15 % fewer calls than with 0.3, with 1 ms 3 % more.
+PATIENCE = 0.0003
 # Seconds after which a thread looks whether its message was sent, if another was about to do that.
 LOOK_UP = 0.02
 # Seconds after which a thread that sleeps looks by itself: who should have woken it may have been interrupted.
@@ -239,39 +240,37 @@ class Session(Sender):
             if self._ended is not None:
                 raise self._ended
             if gathered:
-                if self.awake > 0:
-                    self._leave_to_others(waiter, deadline)
+                if self.awake <= 0:
+                    self._collector = None
+                    self.flush(deadline)
+                elif self._collector is None:
+                    self._collect(waiter, deadline)
                     continue
-                self._collector = None
-                self.flush(deadline)
             if reading.acquire(blocking=False):
                 try:
                     while not items and self._ended is None:
                         self._pump(deadline)
                 finally:
                     self._leave_role()
-            else:
-                self._sleep(waiter, deadline)
-
-    def _leave_to_others(self, waiter: Waiter, deadline: Optional[float]) -> None:
-        """Sleep while what is gathered waits for threads that are awake, but not for long.
-
-        One thread sees to that, the collector.  The others sleep longer, in case it is interrupted.
-        """
-        collects = self._collector is None
-        if collects:
-            self._collector = waiter
-        try:
-            woken = self._sleep(waiter, deadline, PATIENCE if collects else LOOK_UP)
-        finally:
-            if self._collector is waiter:
-                self._collector = None
-            else:
-                collects = False
-        if not woken and self.gathered and (collects or not waiter.items):
-            if not collects or len(self.gathered) < 2:
-                # Nobody came.
+            elif not self._sleep(waiter, deadline, LOOK_UP if gathered else -1.0) and gathered:
+                # Who was to send it has been interrupted, perhaps.
                 self.awake = 0
+
+    def _collect(self, waiter: Waiter, deadline: Optional[float]) -> None:
+        """Sleep while what is gathered waits for threads that are awake, but not for long; then send it."""
+        self._collector = waiter
+        try:
+            woken = self._sleep(waiter, deadline, PATIENCE)
+        except BaseException:
+            self.leave_gathered()
+            raise
+        finally:
+            late = self._collector is waiter
+            if late:
+                self._collector = None
+        if late and not woken and self.gathered:
+            # Some are slow, some have something else to do; if nobody came, all have.
+            self.awake = self.awake // 2 if len(self.gathered) > 1 else 0
             self.flush(deadline)
 
     def _sleep(self, waiter: Waiter, deadline: Optional[float], span: float = -1.0) -> bool:
@@ -286,7 +285,7 @@ class Session(Sender):
         key = id(waiter)
         self._sleepers[key] = waiter
         try:
-            if span < 0:
+            if self._collector is not waiter:
                 watcher = self._watcher
                 if watcher is not None and watcher.reading:
                     watcher.kick()
@@ -434,7 +433,8 @@ class Session(Sender):
             waiter.items.extend(map(_take, (ready,)))
             lock = waiter.lock
             if lock is not None:
-                self.awake += 1
+                if kind == Kind.CALL:
+                    self.awake += 1
                 wake(lock)
         decoder.rest()
         if completed:

@@ -132,10 +132,8 @@ def make_serve_waiting(worker: Worker, session: WorkerSession, thread: FarThread
             # Not earlier: with the value may go the last proxy for an object that the answer brings back.
             value = operation = function = None
         if gathered:
-            if session.awake > 0:
-                session.awake -= 1
-            if not session.awake:
-                session.flush()
+            # Not left to other threads, as on the near side: with a core of its own this side would wait for them.
+            session.flush()
 
     is_plain_dumps("values")(serve_waiting)
     return serve_waiting

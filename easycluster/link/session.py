@@ -433,8 +433,6 @@ class Session(Sender):
             waiter.items.extend(map(_take, (ready,)))
             lock = waiter.lock
             if lock is not None:
-                if kind == Kind.CALL:
-                    self.awake += 1
                 wake(lock)
         decoder.rest()
         if completed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import os
 import pickle
 import signal
@@ -89,6 +90,11 @@ class Options:
     lost_after: float = HEARTBEAT * 3
     max_frame: int = 4 << 30
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+# Each session numbers its requests from another number on: to cancel one of a worker that has just been replaced must
+# not stop a call of its successor.
+_numbers = itertools.cycle(range(1, 1 << 32, 1 << 20))
 
 
 class _Proxies(Proxies):
@@ -208,6 +214,7 @@ class Endpoint:
             link.stream, values, link.send_key, link.receive_key, self.options.max_frame, services=self._services
         )
         session.name = "the near side"
+        session.number_from(next(_numbers))
         session.compress = self.options.compress and self._carrier.compresses_frames
         session.label = self.label
         self.session = session

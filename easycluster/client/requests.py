@@ -147,7 +147,7 @@ class Requests(Calls):
                 raise Expired
             pending = session.request(operation, thread, limit, nested=threadid is None)
         except Expired as exc:
-            self._interrupted(exc)
+            self._interrupted(session, exc)
             span = timeout if timeout is not None else 0.0
             raise CallTimeout(self._peername, describe_operation(operation), span) from None
         except OSError as exc:
@@ -155,7 +155,7 @@ class Requests(Calls):
                 raise self._explained(session, Pending(operation, True)) from exc
             raise
         except BaseException as exc:
-            self._interrupted(exc)
+            self._interrupted(session, exc)
             raise
         return self._finished(session, None, pending, limit, timeout, origexc)
 
@@ -212,7 +212,7 @@ class Requests(Calls):
             pending = Pending(operation, True)
             pending.started = began or pending.started
             raise self._explained(session, pending) from exc
-        self._interrupted(exc)
+        self._interrupted(session, exc)
 
     def _finished(
         self,
@@ -240,11 +240,11 @@ class Requests(Calls):
             # Else the exception holds its traceback, that this frame, and this frame the exception.
             del error
 
-    def _interrupted(self, exc: BaseException) -> None:
+    def _interrupted(self, session: NearSession, exc: BaseException) -> None:
         """A request may be on its way although nobody waits for it any more: stop it there."""
         request = getattr(exc, "easycluster_request", None)
-        if request is not None and self._endpoint is not None:
-            self._endpoint.cancel(request)
+        if request is not None:
+            self._stop(session, request)
 
     def _await(
         self, session: NearSession, pending: Pending, remaining: float | None, timeout: float | None = None
@@ -282,7 +282,7 @@ class Requests(Calls):
         if exc is session.ended:
             raise self._explained(session, pending) from exc
         session.pending.pop(pending.request, None)
-        self._stop(session, pending)
+        self._stop(session, pending.request)
         abandon(pending, Unwanted(session))
 
     def _unpacked(self, session: NearSession, message: Any) -> tuple[Any, RemoteException | None]:
@@ -344,11 +344,11 @@ class Requests(Calls):
 
     # Deadlines -------------------------------------------------------------------------------------
 
-    def _stop(self, session: NearSession, pending: Pending) -> None:
-        """Stop a call on the far side."""
+    def _stop(self, session: NearSession, request: int) -> None:
+        """Stop a call on the far side, if that is still the one it went to: another one numbers its own calls."""
         endpoint = self._endpoint
         if endpoint is not None and session is self._session and session.ended is None:
-            endpoint.cancel(pending.request)
+            endpoint.cancel(request)
 
     def _timed_out(self, session: NearSession, pending: Pending, timeout: float | None) -> Exception:
         """The deadline of a call has passed: stop it, and find out where it was."""
@@ -356,7 +356,7 @@ class Requests(Calls):
         assert endpoint is not None
         call = describe_operation(pending.operation)
         span = timeout if timeout is not None else round(_monotonic() - pending.started, 3)
-        self._stop(session, pending)
+        self._stop(session, pending.request)
         try:
             message = session.wait_item(pending, _monotonic() + endpoint.cancel_time)
             while message[0] == Kind.CALL or message[0] == Kind.ITEM:

@@ -155,7 +155,7 @@ class NonblockingResponse:
         self._pending.taken = True
         # Its answer still comes, soon: until then it stays with the requests that have none, so that
         # a thread that waits for it wakes up.
-        self.client._stop(self._session, self._pending)
+        self.client._stop(self._session, self._pending.request)
         return True
 
     def _wait(self, timeout: float | None) -> _Outcome:
@@ -169,7 +169,7 @@ class NonblockingResponse:
         end = None if timeout is None else time.monotonic() + timeout
         if not self._waiting.acquire(timeout=-1 if timeout is None else timeout):
             # Another thread waits, for longer.
-            self.client._stop(self._session, self._pending)
+            self.client._stop(self._session, self._pending.request)
             call = describe_operation(self._pending.operation)
             return self._settle((None, None, CallTimeout(self.client.peername, call, timeout or 0.0)))
         try:

@@ -17,7 +17,7 @@ import threading
 import time
 from _thread import allocate_lock, get_ident
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from easycluster.errors import LocalProtocolError, ProtocolError
 from easycluster.link.pending import Expired, Pending, Waiter, wake
@@ -87,8 +87,7 @@ class Session(Sender):
         self._reading = threading.RLock()
         self._sleepers: Dict[int, Waiter] = {}
         self._idlers: Set[Waiter] = set()
-        # From 1 on and round again: 0 is no request.
-        self._ids = itertools.chain.from_iterable(itertools.repeat(range(1, 1 << 32)))
+        self.number_from(1)
         self.pending: Dict[int, Pending] = {}
         # Request that each thread is inside of, so that what it asks of the peer finds its way
         # to the thread that waits there.
@@ -106,6 +105,11 @@ class Session(Sender):
         self._watcher: Optional[Watcher] = None
         # The watcher, while it sleeps until somebody has read.
         self.parked: List[Watcher] = []
+
+    def number_from(self, first: int) -> None:
+        """Number requests from here on, and round again: 0 is no request."""
+        again = itertools.chain.from_iterable(itertools.repeat(range(1, 1 << 32)))
+        self._ids: Iterator[int] = itertools.chain(range(first, 1 << 32), again)
 
     @property
     def ended(self) -> Optional[BaseException]:

@@ -474,3 +474,16 @@ def test_a_link_that_ends_is_cleared_away_though_whoever_noticed_was_interrupted
     with pytest.raises(WorkerDied):
         response.wait()
     assert [type(error.orig) for error in heard] == [WorkerDied]
+
+
+def test_what_was_interrupted_at_an_earlier_worker_stops_no_call_of_its_successor(connect):
+    client = connect()
+    assert client.same(1) == 1
+    earlier = client._session
+    client.reconnect()
+    late = Interrupt()
+    late.easycluster_request = next(client._session._ids) + 5
+    client._interrupted(earlier, late)
+    assert [client.same(number) for number in range(20)] == list(range(20))
+    # Should a cancel overtake the news of the replacement: it means nobody's number there.
+    assert abs(next(earlier._ids) - next(client._session._ids)) > 1000

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from support.joined_sessions import KEYS
+from support.plain_values import plain_values
 
 from easycluster.client.quick import make_call
 from easycluster.client.session import NearSession
@@ -23,9 +24,10 @@ from easycluster.link.operations import Op
 from easycluster.objects.registry import Exports, Proxies
 from easycluster.transport.memory import memory_pair
 from easycluster.wire.frames import MARKED, NESTED, FrameDecoder, FrameEncoder, Kind, frame
-from easycluster.wire.pickling import required
 from easycluster.wire.records import Mac
 from easycluster.wire.values import PeerInfo, Values, this_python
+
+__all__ = ["plain_values"]
 
 OPERATION = (Op.CALL, "abs", (-3,), {})
 THREE = pickle.dumps(3, 5)
@@ -84,16 +86,6 @@ class LongWay:
 def keys(request):
     """Keys of the two directions, or None."""
     return request.param
-
-
-@pytest.fixture(autouse=True)
-def plain_values():
-    """Nothing is met that plain pickle would copy, and no large bytes were a moment ago."""
-    before = set(required)
-    required.clear()
-    yield
-    required.clear()
-    required.update(before)
 
 
 @pytest.fixture

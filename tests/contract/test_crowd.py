@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from support.plain_values import plain_values
 
 from easycluster import (
     CallTimeout,
@@ -18,6 +19,8 @@ from easycluster import (
     define_common,
 )
 from easycluster.link.pending import Waiter
+
+__all__ = ["plain_values"]
 
 DEFINITIONS = "contract_crowd"
 

@@ -262,7 +262,7 @@ def test_nothing_is_sent_that_nobody_wants(suite, lab):
 
         def test_quiet(gpu_node, monkeypatch, caplog):
             seen = []
-            monkeypatch.setattr(monitor, "deliver", lambda host, fields: seen.append(fields["msg"]))
+            monkeypatch.setattr(monitor, "deliver", lambda record: seen.append(record.getMessage()))
             gpu_node.talk()
             assert seen == ["hot"]
             caplog.set_level(logging.ERROR)

@@ -245,9 +245,8 @@ class Endpoint:
             )
         if exc is not None or control.ended:
             reason = control.ended or str(exc)
-            return ConnectError(
-                f"{self.label}: the session did not come up: {reason}", self.label, self._carrier.words()
-            )
+            kind = ConnectTimeout if control.fell_silent else ConnectError
+            return kind(f"{self.label}: the session did not come up: {reason}", self.label, self._carrier.words())
         return ConnectTimeout(f"{self.label}: no session within {timeout:g} s", self.label, self._carrier.words())
 
     # A new worker ------------------------------------------------------------------------------

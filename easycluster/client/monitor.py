@@ -135,6 +135,7 @@ class Control:
         self.last_heard = _monotonic()
         self.next_ping = self.last_heard + heartbeat
         self.ended = ""
+        self.fell_silent = False
         self.hello: dict[str, Any] | None = None
         self.worker_pid = 0
         self.died: Died | None = None
@@ -366,6 +367,7 @@ class Control:
     def tick(self, now: float) -> float:
         """Do what is due; return when to look again."""
         if now - self.last_heard > self.timeout:
+            self.fell_silent = True
             self.end(f"no heartbeat for {self.timeout:g} s")
             return now + 3600
         stall = self._stall

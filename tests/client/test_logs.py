@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from easycluster.client import wishes
 from easycluster.client.logs import bring_logs, record_of
 from easycluster.server import spawn_local
 
@@ -42,6 +43,17 @@ def test_what_handlers_could_not_use_is_no_record(wrong):
         record_of("gpu01", wrong)
 
 
+@pytest.fixture
+def logs_of_this_test(monkeypatch):
+    """Bring logs, and wish nothing of the far sides of later tests."""
+    monkeypatch.setattr(wishes, "_wishes", {})
+    manager = logging.root.manager
+    monkeypatch.setattr(manager, "_clear_cache", manager._clear_cache)
+    monkeypatch.setattr(manager, "_ec_watched", False, raising=False)
+    bring_logs()
+
+
+@pytest.mark.usefixtures("logs_of_this_test")
 def test_levels_of_an_enumeration_arrive():
     seen, arrived = [], threading.Event()
 
@@ -51,7 +63,6 @@ def test_levels_of_an_enumeration_arrive():
             arrived.set()
 
     handler = Handler()
-    bring_logs()
     logging.getLogger("lab.enum").addHandler(handler)
     try:
         with spawn_local() as client:

@@ -511,3 +511,16 @@ def test_a_dash_prints_the_log(folder):
     assert json.loads(began[0])["what"] == "started"
     assert began[1].startswith("listening on 127.0.0.1:")
     assert [json.loads(line)["what"] for line in ended] == ["stopped"]
+
+
+def test_a_cancel_that_comes_after_the_end_of_a_call_is_no_call(audited):
+    _server, connect, path = audited
+    client = connect()
+    client.os.getpid()
+    # What a client sends that gives a call up in the moment in which it ends, and one for a call that is not sent any more.
+    for request in (next(client._session._ids) - 1, next(client._session._ids) + 50):
+        client._endpoint.cancel(request)
+    client.os.getppid()
+    client.close()
+    assert wait_for(path, "ended")["calls"] == 2
+    assert calls_of(path) == [("os.getpid", "ok"), ("os.getppid", "ok")]

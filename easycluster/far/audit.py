@@ -106,7 +106,10 @@ class AuditedSession(WorkerSession):
 
     def _write_end(self, request: int, outcome: str) -> None:
         began = self._began.pop(request, None)
-        micros = 0 if began is None else int((time.perf_counter() - began) * 1e6)
+        if began is None:
+            # It never ran: it was cancelled too early, or after its end, and that is a second answer.
+            return
+        micros = int((time.perf_counter() - began) * 1e6)
         self._write(f"e\t{request}\t{_one_word(outcome)}\t{micros}\t{self._count_bytes()}\n")
 
     def _count_bytes(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -267,7 +268,8 @@ def test_a_far_side_that_does_not_answer_is_noticed_although_nothing_is_called(c
     try:
         assert told.wait(SOON)
     finally:
-        os.kill(control.hello["keeper"], signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # who gives it up kills what is on this machine
+            os.kill(control.hello["keeper"], signal.SIGCONT)
     assert isinstance(heard[0], ConnectionLost)
     assert heard[0].reason.startswith("no heartbeat for 1 s")
     assert not client.connected

@@ -136,9 +136,11 @@ class Keeper:
     def run(self) -> None:
         """Serve until the near side says goodbye, goes silent or goes away."""
         while not self._ending:
-            for fd, _event in self.poller.poll(self._next_timeout() * 1000):
-                handler = self._handlers.get(fd)
-                if handler is not None:
+            events = self.poller.poll(self._next_timeout() * 1000)
+            for fd, handler in [(fd, self._handlers.get(fd)) for fd, _event in events]:
+                # One handler may close what another's event is about, and open something with the same number: of that
+                # nothing is known yet, and to read it could block us for ever.
+                if handler is not None and self._handlers.get(fd) is handler:
                     handler()
             self._look_at_clock()
 

@@ -240,25 +240,33 @@ class Session(Sender):
         gathered, reading = self.gathered, self._reading
         if reading._is_owned():
             self._reclaim(reading)
-        while not items:
-            if self._ended is not None:
-                raise self._ended
-            if gathered:
-                if self.awake <= 0:
-                    self._collector = None
-                    self.flush(deadline)
-                elif self._collector is None:
-                    self._collect(waiter, deadline)
-                    continue
-            if reading.acquire(blocking=False):
-                try:
-                    while not items and self._ended is None:
-                        self._pump(deadline)
-                finally:
-                    self._leave_role()
-            elif not self._sleep(waiter, deadline, LOOK_UP if gathered else -1.0) and gathered:
-                # Who was to send it has been interrupted, perhaps.
-                self.awake = 0
+        try:
+            while not items:
+                if self._ended is not None:
+                    raise self._ended
+                if gathered:
+                    if self.awake <= 0:
+                        self._collector = None
+                        self.flush(deadline)
+                    elif self._collector is None:
+                        self._collect(waiter, deadline)
+                        continue
+                if reading.acquire(blocking=False):
+                    try:
+                        while not items and self._ended is None:
+                            self._pump(deadline)
+                    finally:
+                        self._leave_role()
+                elif not self._sleep(waiter, deadline, LOOK_UP if gathered else -1.0) and gathered:
+                    # Who was to send it has been interrupted, perhaps.
+                    self.awake = 0
+        except BaseException:
+            # A signal handler may raise just after the role is taken or before it is left: then nobody could read.
+            if reading._is_owned():
+                while reading._is_owned():
+                    reading.release()
+                self.role_is_free()
+            raise
 
     def _collect(self, waiter: Waiter, deadline: Optional[float]) -> None:
         """Sleep while what is gathered waits for threads that are awake, but not for long; then send it."""

@@ -487,3 +487,23 @@ def test_what_was_interrupted_at_an_earlier_worker_stops_no_call_of_its_successo
     assert [client.same(number) for number in range(20)] == list(range(20))
     # Should a cancel overtake the news of the replacement: it means nobody's number there.
     assert abs(next(earlier._ids) - next(client._session._ids)) > 1000
+
+
+def test_a_reader_that_is_interrupted_as_it_leaves_keeps_nobody_from_reading(client, monkeypatch):
+    session = client._session
+    leave_role, interrupted, answers = session._leave_role, [], []
+
+    def interrupt():
+        if threading.current_thread() is threading.main_thread() and not interrupted:
+            interrupted.append(True)
+            raise Interrupt
+        leave_role()
+
+    monkeypatch.setattr(session, "_leave_role", interrupt)
+    with pytest.raises(Interrupt):
+        client.nap(0.1, threadid=2)
+    # Not this thread: it would find out by itself.
+    thread = threading.Thread(target=lambda: answers.append(client.same(1, threadid=3)))
+    thread.start()
+    thread.join(10)
+    assert answers == [1]

@@ -319,9 +319,10 @@ class Requests(Calls):
         if endpoint is None or isinstance(endpoint, Forked):
             return self._why_unusable()
         error = endpoint.explain(session, pending)
-        if not self.connected:
-            # What is raised gets a traceback, and with it the frames of the caller.
-            self._ended_error = copy.copy(error)
+        # What is raised gets a traceback, and with it the frames of the caller.
+        self._ended_error = copy.copy(error)
+        if self.connected:  # another thread may have reconnected meanwhile
+            self._ended_error = None
         return error
 
     def _chosen(self, error: RemoteException, origexc: bool | str) -> BaseException:

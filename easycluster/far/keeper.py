@@ -401,6 +401,9 @@ class Keeper:
             self._send(frame(Kind.ANSWER, packet["request"], pickle.dumps(packet["answer"], 4)))
 
     def _worker_exited(self, worker: _Worker, status: int) -> None:
+        # What it said last may lie there unread: a record of what it died of, say.
+        while worker.control.fileno() in self._handlers and select.select([worker.control], [], [], 0)[0]:
+            self._worker_speaks(worker)
         self._drain_output(worker)
         self._read_stack(worker)
         for fd in list(worker.pipes):
@@ -429,7 +432,7 @@ class Keeper:
     def _worker_speaks(self, worker: _Worker) -> None:
         try:
             received = recv_packet(worker.control)
-        except OSError:
+        except Exception:  # noqa: BLE001 - nonsense: user code has got at the socket
             received = None
         if received is None:
             self.unwatch(worker.control.fileno())

@@ -38,12 +38,10 @@ _SHELL = """\
 folder=$1 group=$2; shift 2
 [ "$group" ] || trap "" INT HUP
 exec 4<&0 </dev/null
-[ "$folder" ] && mkdir -m 700 "$folder" 3<&- 4<&- &
-made=$!
+[ "$folder" ] && mkdir -m 700 "$folder" 3<&- 4<&-
 "$@" <&4 3<&- 4<&- &
 command=$!
 exec 4<&- >/dev/null
-wait $made
 read word <&3
 case $word in
 end) ;;

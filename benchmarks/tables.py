@@ -100,7 +100,7 @@ TABLES = (
             Column("10,000 objects there", "send_objects_ms", share="send_objects_share"),
             Column("back", "fetch_objects_ms", share="fetch_objects_share"),
         ),
-        "A star: only a hundredth was moved, and the time is that by a hundred.",
+        "A star: only a tenth or a hundredth was moved, and the time is reckoned from that.",
     ),
     Table(
         "Connect and first call, ms",

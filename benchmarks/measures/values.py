@@ -42,10 +42,14 @@ def milliseconds(session: Session, way: str, kind: str, taken: Taken, patient: b
                 raise ValueError(f"not all of {count} arrived")
             return statistics.median(repeated(move, taken.options.seconds / 2, most=9))
 
-        reckoned = once(full // 100) * 100
-        # What would take long is not done in full, and said to be so; we and our floor always are.
-        count = full if patient or reckoned < 1.0 + taken.options.seconds else full // 100
-        return {"ms": once(count) * 1e3 * full / count, "share": count / full}
+        # What would take long is not done in full, and said to be so; we and our floor always are.  By tens, since a
+        # small value may take a time that the large one does not: 40 ms until an acknowledgement comes, say.
+        count = full if patient else full // 100
+        took = once(count)
+        while count < full and took * 10 < 1.0 + taken.options.seconds:
+            count *= 10
+            took = once(count)
+        return {"ms": took * 1e3 * full / count, "share": count / full}
 
 
 def run(peer: Peer, taken: Taken) -> None:

@@ -150,7 +150,7 @@ PROCESS_ROWS = (
     ),
     Row(
         "large",
-        "a large result: 64 MiB, with --long 1 GiB; near side at most 2.2 times its size",
+        "a large result: 64 MiB, with --long 1 GiB; near side at most 1.3 times its size",
         (NOTHING,),
         10.0,
         LIVES,

@@ -11,8 +11,8 @@ from .outcome import LONG
 MIB = 1 << 20
 SIZE = 1024 * MIB if LONG else 64 * MIB
 
-# Of the size of the result: what came and what it is, and a little of what lies about in a process.
-MOST = 2.2
+# Of the size of the result: it is received where it stays, and a little lies about in a process.
+MOST = 1.3
 
 CODE = """
 import os

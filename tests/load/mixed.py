@@ -267,10 +267,17 @@ def interrupter():
     """Yield what runs a function and raises Interrupted in its middle; True if it did."""
     armed = []
 
-    def raise_it(_number, _frame):
-        if armed:
-            armed.clear()
-            raise Interrupted
+    def raise_it(_number, frame):
+        if not armed:
+            return
+        while frame is not None:
+            if frame.f_code.co_name == "__del__":
+                # Python would print it and go on.
+                signal.setitimer(signal.ITIMER_REAL, 0.001)
+                return
+            frame = frame.f_back
+        armed.clear()
+        raise Interrupted
 
     def interrupted(seconds, function, *args):
         try:

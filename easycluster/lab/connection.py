@@ -17,6 +17,7 @@ from easycluster.lab.losses import Aftermath, LossMemory, NotLost, boot_id, kern
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from easycluster.client.observing import Observer
     from easycluster.lab.dial import Client, Dialer
     from easycluster.lab.inventory import HostEntry
 
@@ -82,6 +83,8 @@ class HostConnection:
         self.console_lock = threading.Lock()
         # Asked whether somebody else has had the host rebooted.
         self.was_asked: Callable[[Any, str], bool] = lambda client, boot: False
+        # Told of the calls of each client there will be.
+        self._observers: list[Observer] = []
         # How often somebody wanted the client, to tell whether a test has touched the host.
         self.uses = 0
         # Why the host must not be used any more in this run: it could not be set back.
@@ -163,6 +166,7 @@ class HostConnection:
                 raise
             if not self._closed.is_set():
                 self._client, self._is_new = client, True
+                self._be_observed()
                 return client
         client.close()
         raise ConnectionClosed("the lab was closed while connecting", host=self._entry.name)
@@ -214,6 +218,7 @@ class HostConnection:
                     raise ConnectionClosed("the lab was closed while the host booted", host=self._entry.name)
                 _tell_way_out(client, self._entry.name)
                 self._client, self._is_new, self.boot_id = client, False, boot
+                self._be_observed()
                 self.may_reboot, self.switched_off = False, ""
                 away.returned(self._entry.target)
                 self.memory.forget()
@@ -262,6 +267,37 @@ class HostConnection:
         """Forget a client that is closed; the next use connects anew."""
         if self._client is client:
             self._client = None
+
+    # Observers of calls ------------------------------------------------------------------------
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Have an observer told of all calls to the host, whatever becomes of its connections.
+
+        Returns:
+            What has it told no more.
+        """
+        self._observers.append(observer)
+        self._be_observed()
+
+        def leave() -> None:
+            with contextlib.suppress(ValueError):
+                self._observers.remove(observer)
+            client: Any = self._client
+            if client is not None:
+                self._be_observed(client, without=observer)
+
+        return leave
+
+    def _be_observed(self, client: Any = None, without: Observer | None = None) -> None:
+        client = self._client if client is None else client
+        if not (self._observers or without) or getattr(type(client), "_make_quick", None) is None:
+            return  # or a dialer of somebody's own, with clients that are not ours
+        from easycluster.client.observing import leave, observe
+
+        for one in list(self._observers):
+            observe(client, one)
+        if without is not None:
+            leave(client, without)
 
     # Losses ------------------------------------------------------------------------------------
 

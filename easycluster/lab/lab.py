@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from easycluster.client.observing import Observer
     from easycluster.lab.dial import Dialer
     from easycluster.lab.faults import Fault, FaultDriver
     from easycluster.lab.inventory import HostEntry, Inventory
@@ -288,6 +289,23 @@ class Lab(Faulty):
         """Kernel logs of reboots nobody asked for, by host, since the last time."""
         found = {name: host._connection.take_reboots() for name, host in self._every.items()}
         return {name: [self.inventory.mask(text) for text in texts] for name, texts in found.items() if texts}
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Have an observer told of all calls to all hosts, over reconnects and reboots.
+
+        Args:
+            observer: Who is told, see :class:`easycluster.client.observing.Observer`; ``call.host`` is the host's name.
+
+        Returns:
+            A function that has it told no more.
+        """
+        leave = [host._connection.observe(observer) for host in self._every.values()]
+
+        def remove() -> None:
+            for one in leave:
+                one()
+
+        return remove
 
     def calls_in_progress(self) -> list[CallInProgress]:
         """The calls to hosts of this lab that threads of this process wait for now."""

@@ -120,18 +120,23 @@ def way_out(name: str) -> str:
 
 def boot_id(client: Any) -> str:
     """Which boot of its host a client is connected to, ``""`` where there is no such thing."""
+    from easycluster.client.observing import unobserved
+
     try:
-        return str(client.eval(_BOOT_ID, timeout=_BOOT_ID_TIMEOUT))
+        with unobserved():
+            return str(client.eval(_BOOT_ID, timeout=_BOOT_ID_TIMEOUT))
     except Exception:  # noqa: BLE001  # no Linux; or it is lost already, which its next call says better
         return ""
 
 
 def kernel_log(client: Any) -> str:
     """The last the kernel said before the host went down, ``""`` if that is not to be had."""
+    from easycluster.client.observing import unobserved
     from easycluster.remote import run
 
     try:
-        done = run(client, ["/bin/sh", "-c", _KERNEL_LOG], timeout=_KERNEL_LOG_TIMEOUT, live=False)
+        with unobserved():
+            done = run(client, ["/bin/sh", "-c", _KERNEL_LOG], timeout=_KERNEL_LOG_TIMEOUT, live=False)
     except Exception:  # noqa: BLE001  # an ornament of a report that is made without it, too
         return ""
     return str(done.stdout).rstrip()

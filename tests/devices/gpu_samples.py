@@ -27,6 +27,27 @@ DESKTOP = (
 DIVIDED = (
     f"0, {H100}, NVIDIA A100-SXM4-80GB, 00000000:07:00.0, 81920, 535.104.05, 8.0, Enabled, 4, 16, 4, 16, Enabled\n"
 )
+# A device of a system on a chip: memory is the host's, the link is none (driver 580).
+UNIFIED = (
+    "0, GPU-2dee1e25-0000-0000-0000-000000000000, NVIDIA GB10, 0000000F:01:00.0, [N/A], 580.95.05, 12.1, [N/A],"
+    " 1, 1, 1, 1, [N/A]\n"
+)
+# A card of 2013, of which a driver of 2018 says next to nothing.
+OLD = (
+    "0, GPU-0a0a0a0a-0000-0000-0000-000000000000, GeForce GTX 770, 00000000:02:00.0, 1999, 390.48, [Not Supported],"
+    " [Not Supported], [Not Supported], [Not Supported], [Not Supported], [Not Supported], [Not Supported]\n"
+)
+# Everything that a driver of 2026 may put in the place of an answer.
+NO_ANSWERS = [
+    "[N/A]",
+    "N/A",
+    "[Not Supported]",
+    "[Insufficient Permissions]",
+    "[Function Not Found]",
+    "[Requested functionality has been deprecated]",
+    "[Not Found]",
+    "",
+]
 LOST_CELLS = f"0, {H100}, [GPU is lost], 00000000:3B:00.0, [GPU is lost], 570.158.01, 9.0, ERR!, 5, 16, 5, 16, [N/A]\n"
 
 LIST_OF_PARTS = f"""\
@@ -140,6 +161,43 @@ AMD_PROCESSES = [
     },
     {"gpu": 1, "process_list": [{"process_info": "No running processes detected"}]},
 ]
+# ROCm 5.7 and 6.0: numbers are bare, and called something else.
+AMD_STATIC_OLD = [
+    {
+        "gpu": 0,
+        "asic": {"market_name": "Instinct MI250X", "asic_serial": "0xabcdef0123456789"},
+        "bus": {"bdf": "0000:C1:00.0", "max_pcie_speed": 16, "max_pcie_lanes": 16},
+        "driver": {"driver_name": "amdgpu", "driver_version": "6.3.6"},
+        "vram": {"vram_type": "HBM2", "vram_vendor": "SAMSUNG", "vram_size_mb": 65520},
+    }
+]
+AMD_METRIC_OLD = [
+    {
+        "gpu": 0,
+        "usage": {"gfx_activity": 100, "umc_activity": 7, "mm_activity": [0, 0]},
+        "power": {"current_power": 305, "current_gfx_voltage": "N/A"},
+        "clock": {"gfx": {"cur_clk": 1700, "max_clk": 1700, "min_clk": 500}, "MEM": {"cur_clk": 1600, "max_clk": 1600}},
+        "temperature": {"edge": 44, "hotspot": 51, "mem": 48},
+        "ecc": {"total_correctable": 1, "total_uncorrectable": 0, "cache_correctable": 0},
+        "pcie": {"current_lanes": 16, "current_speed": 16, "replay_count": "N/A"},
+        "mem_usage": {"total_vram": 65520, "used_vram": 11},
+    }
+]
+# A device in two parts (DPX): only the first has measures of the whole.
+AMD_METRIC_PARTS = {
+    "gpu_data": [
+        {**AMD_METRIC[0]},
+        {
+            "gpu": 1,
+            "usage": {"gfx_activity": "N/A", "umc_activity": "N/A", "gfx_busy_inst": {"xcp_0": ["N/A", "N/A"]}},
+            "power": "N/A",
+            "clock": {"gfx_0": {"clk": "N/A", "deep_sleep": "N/A"}},
+            "temperature": {"edge": "N/A", "hotspot": "N/A"},
+            "ecc": "N/A",
+            "mem_usage": {"total_vram": {"value": 98304, "unit": "MB"}, "used_vram": {"value": 141, "unit": "MB"}},
+        },
+    ]
+}
 WARNING = "WARNING: User is missing the following required groups: [render, video]. Please add the user.\n"
 
 ROCM = {
@@ -167,20 +225,21 @@ ROCM = {
 _PLAYER = """\
 #!/bin/sh
 case "$*" in
-*--loop-ms=*) while :; do cat {first}; sleep 0.01; done ;;
+*--loop-ms=*) {loop} ;;
 {answers}
 *) echo "the recording has no answer to $*" >&2; exit 99 ;;
 esac
 """
 
 
-def recording(folder: Path, name: str, answers: list[tuple[object, ...]]) -> Path:
+def recording(folder: Path, name: str, answers: list[tuple[object, ...]], rounds: int = 0) -> Path:
     """Make a program that plays back what a tool said: the first answer whose words are among its arguments.
 
     Args:
         folder: Where.
         name: Of the tool.
         answers: Words, exit status and output; the status ``"hang"`` stands for a tool that does not end.
+        rounds: After how many rounds of samples it hangs, as a script whose program hangs; 0 for never.
     """
     cases, files = [], []
     for number, (words, status, out) in enumerate(answers):
@@ -188,7 +247,10 @@ def recording(folder: Path, name: str, answers: list[tuple[object, ...]]) -> Pat
         files[-1].write_text(str(out))
         then = "while :; do sleep 1000; done" if status == "hang" else f"exit {status}"
         cases.append(f'*"{words}"*) cat {files[-1]}; {then} ;;')
+    loop = f"while :; do cat {files[0]}; sleep 0.01; done"
+    if rounds:
+        loop = f"for round in {' '.join(map(str, range(rounds)))}; do cat {files[0]}; done; sleep 1000; exit"
     program = folder / name
-    program.write_text(_PLAYER.format(first=files[0], answers="\n".join(cases)))
+    program.write_text(_PLAYER.format(loop=loop, answers="\n".join(cases)))
     program.chmod(0o755)
     return program

@@ -137,17 +137,22 @@ class AmdBackend:
         return self._ask("rocm-smi", [str(self._rocm), *words, "--json"], True)
 
     def _ask(self, tool: str, words: List[str], check: bool) -> Any:
+        what = f"{tool} {words[1]}"
         said = run_tool(words)
-        if said.status != 0:
-            if not check:
-                return []
-            raise GpuError(f"{tool} {words[1]} ended with status {said.status}: {said.text or 'it said nothing'}")
+        trouble = (
+            "" if said.status == 0 else f"{what} ended with status {said.status}: {said.text or 'it said nothing'}"
+        )
+        found: Any = []
         try:
-            return amdjson.parse_json(f"{tool} {words[1]}", said.out)
-        except GpuError:
-            if not check:
-                return []
-            raise
+            found = amdjson.parse_json(what, said.out)
+        except GpuError as exc:
+            trouble = trouble or str(exc)
+        # A status tells of one thing that one device could not say, too; the others said theirs.
+        if trouble and not amdjson.has_devices(found):
+            if check:
+                raise GpuError(trouble)
+            return []
+        return found
 
     def _values(self) -> Dict[int, Values]:
         if self._amd is not None:

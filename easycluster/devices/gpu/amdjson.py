@@ -22,6 +22,7 @@ __all__ = [
     "amd_values",
     "counted",
     "find",
+    "has_devices",
     "parse_json",
     "quantity",
     "rocm_devices",
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 _UNITS = {"kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "b": 1}
+# What the releases of amd-smi call this count, the newest first.
+_CORRECTED = ("total_correctable_count", "total_correctable", "correctable")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 # Gigatransfers a second to generations of PCIe.
 _GENERATIONS = {2.5: 1, 5.0: 2, 8.0: 3, 16.0: 4, 32.0: 5, 64.0: 6}
@@ -58,6 +61,11 @@ def find(data: Any, *path: str) -> Any:
     return None if data in ("N/A", "", [], {}) else data
 
 
+def _first(data: Any, *paths: Sequence[str]) -> Any:
+    """What is at the first of some paths that has something: releases differ in names."""
+    return next((value for value in (find(data, *path) for path in paths) if value is not None), None)
+
+
 def quantity(value: Any, unit: str = "") -> Optional[float]:
     """A number, with its unit or without; sizes are bytes."""
     if isinstance(value, dict):
@@ -76,6 +84,11 @@ def quantity(value: Any, unit: str = "") -> Optional[float]:
 def _listed(data: Any) -> List[Dict[str, Any]]:
     found = data.get("gpu_data", []) if isinstance(data, dict) else data
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def has_devices(data: Any) -> bool:
+    """Whether a tool has spoken of a device at all."""
+    return any("gpu" in one for one in _listed(data)) or bool(_cards(data))
 
 
 def _index(one: Dict[str, Any]) -> int:
@@ -103,10 +116,10 @@ def amd_devices(listed: Any, static: Any, metric: Any = None) -> List[Device]:
         said, measured = more.get(index, {}), now.get(index, {})
         bus = str(find(one, "bdf") or find(said, "bus", "bdf") or "").lower()
         link = Link(
-            _generation(find(measured, "pcie", "speed")),
-            _whole(find(measured, "pcie", "width")),
+            _generation(_first(measured, *(("pcie", name) for name in ("speed", "current_speed", "pcie_speed")))),
+            _whole(_first(measured, *(("pcie", name) for name in ("width", "current_lanes", "pcie_lanes")))),
             _generation(find(said, "bus", "max_pcie_speed")),
-            _whole(find(said, "bus", "max_pcie_width")),
+            _whole(_first(said, ("bus", "max_pcie_width"), ("bus", "max_pcie_lanes"))),
         )
         schemas = [find(said, "ras", name) for name in ("single_bit_schema", "double_bit_schema", "poison_schema")]
         known = [str(schema).upper() for schema in schemas if schema is not None]
@@ -117,8 +130,8 @@ def amd_devices(listed: Any, static: Any, metric: Any = None) -> List[Device]:
                 name=str(find(said, "asic", "market_name") or find(said, "board", "product_name") or "AMD"),
                 vendor="AMD",
                 backend="amd",
-                memory=int(quantity(find(said, "vram", "size"), "MB") or 0),
-                driver=str(find(said, "driver", "version") or ""),
+                memory=int(quantity(_first(said, ("vram", "size"), ("vram", "vram_size_mb")), "MB") or 0),
+                driver=str(_first(said, ("driver", "version"), ("driver", "driver_version")) or ""),
                 compute_capability=str(find(said, "asic", "target_graphics_version") or ""),
                 ecc="ENABLED" in known if known else None,
                 pcie=link if any(part is not None for part in link) else None,
@@ -138,14 +151,14 @@ def amd_values(metric: Any) -> Dict[int, Values]:
     """What ``amd-smi metric`` says of each device, by its number."""
     paths = {
         "temperature": (("temperature", "hotspot"), ("temperature", "edge")),
-        "power": (("power", "socket_power"), ("power", "average_socket_power")),
+        "power": (("power", "socket_power"), ("power", "average_socket_power"), ("power", "current_power")),
         "utilization": (("usage", "gfx_activity"),),
         "memory_utilization": (("usage", "umc_activity"),),
         "memory_used": (("mem_usage", "used_vram"),),
-        "clock": (("clock", "gfx_0", "clk"), ("clock", "gfx", "clk")),
-        "memory_clock": (("clock", "mem_0", "clk"), ("clock", "mem", "clk")),
-        "ecc_corrected": (("ecc", "total_correctable_count"),),
-        "ecc_uncorrected": (("ecc", "total_uncorrectable_count"),),
+        "clock": (("clock", "gfx_0", "clk"), ("clock", "gfx", "cur_clk")),
+        "memory_clock": (("clock", "mem_0", "clk"), ("clock", "mem", "cur_clk"), ("clock", "MEM", "cur_clk")),
+        "ecc_corrected": tuple(("ecc", name) for name in _CORRECTED),
+        "ecc_uncorrected": tuple(("ecc", name.replace("correctable", "uncorrectable")) for name in _CORRECTED),
     }
     found: Dict[int, Values] = {}
     for one in _listed(metric):

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from easycluster.devices.gpu.errors import GpuError, KernelBuildError
 from easycluster.devices.gpu.kernels import declarations
-from easycluster.devices.gpu.tools import find_tool
+from easycluster.devices.gpu.tools import find_tool, host_memory
 from easycluster.errors import Unsupported
 
 __all__ = ["CONTEXTS", "CpuContext", "list_devices"]
@@ -27,7 +27,7 @@ def list_devices() -> List[Dict[str, Any]]:
             "name": _name(),
             "vendor": _field("vendor_id") or os.uname().machine,
             "emulated": True,
-            "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "memory": host_memory(),
             "driver": f"Python on {os.uname().sysname} {os.uname().release}",
         }
     ]

@@ -42,7 +42,7 @@ class Device(NamedTuple):
         vendor: ``"NVIDIA"``, ``"AMD"`` or whoever made it.
         backend: What drives it: ``"nvidia"``, ``"amd"``, ``"opencl"`` or ``"cpu"``.
         emulated: Whether a processor stands in for a GPU.
-        memory: Bytes.
+        memory: Bytes; the host's, of a device that has none of its own.
         driver: Version of the driver.
         compute_capability: Such as ``"9.0"`` or ``"gfx942"``.
         ecc: Whether its memory corrects errors.

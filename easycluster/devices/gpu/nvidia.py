@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from typing import Dict, List, Optional, Sequence, Set
 
 from easycluster.devices.gpu import nvml, smi
 from easycluster.devices.gpu.errors import GpuError
 from easycluster.devices.gpu.model import Device, Link, Process, Sampler, Values
-from easycluster.devices.gpu.tools import find_tool, run_tool, user_of
+from easycluster.devices.gpu.tools import LIMIT, Talk, find_tool, host_memory, run_tool, user_of
 from easycluster.errors import Unsupported
 
 __all__ = ["NvidiaBackend", "SmiSampler", "is_present", "read_sample"]
 
-# Column and name of what is sampled; the driver from 560 on says "event" where older ones say "throttle".
+# Column and name of what is sampled.  Drivers from 535 on say "event" where older ones say "throttle", and know both.
 SAMPLED = {
     "temperature.gpu": "temperature",
     "power.draw": "power",
@@ -98,7 +97,7 @@ class NvidiaBackend:
 
     def processes(self) -> List[Process]:
         """See Backend."""
-        fields = ("gpu_uuid", "pid", "process_name", "used_memory")
+        fields = ("gpu_uuid", "pid", "used_memory", "process_name")
         found = []
         for row in smi.query(self._program, fields, "compute-apps"):
             pid, memory = smi.whole(row["pid"]), smi.number(row["used_memory"])
@@ -174,13 +173,20 @@ def _device(row: smi.Row) -> Device:
         name=str(row["name"]),
         vendor="NVIDIA",
         backend="nvidia",
-        memory=(smi.whole(row["memory.total"]) or 0) << 20,
+        memory=_memory(row["memory.total"]),
         driver=row["driver_version"] or "",
         compute_capability="" if capability is None or smi.is_wrong(capability) else capability,
         ecc=None if ecc is None or smi.is_wrong(ecc) else ecc.lower() == "enabled",
         pcie=Link(*(smi.whole(row[name]) for name in names)),
         bus=(row["pci.bus_id"] or "").lower()[-12:],
     )
+
+
+def _memory(text: Optional[str]) -> int:
+    """Bytes; a device without memory of its own (GB10, Jetson) has no answer, and uses that of the host."""
+    if text is None:
+        return host_memory()
+    return (smi.whole(text) or 0) << 20
 
 
 def _counted(row: smi.Row, names: Dict[str, str]) -> Dict[str, int]:
@@ -204,7 +210,7 @@ def read_sample(cells: smi.Row) -> Values:
     values: Values = {}
     for column, name in SAMPLED.items():
         text = cells.get(column)
-        value = float(int(text, 16)) if text and text.lower().startswith("0x") else smi.number(text)
+        value = smi.mask(text) if text and text.lower().startswith("0x") else smi.number(text)
         if value is not None:
             values[name] = value * 2**20 if name == "memory_used" else value
     return values
@@ -217,34 +223,30 @@ class SmiSampler:
         program: Its path.
         devices: Their uuids.
         interval: Seconds from sample to sample; it takes whole milliseconds.
+        limit: Seconds that it may say nothing, beyond the interval.
     """
 
-    def __init__(self, program: str, devices: Sequence[str], interval: float) -> None:
+    def __init__(self, program: str, devices: Sequence[str], interval: float, limit: float = LIMIT) -> None:
         # Ask once first: an older driver does not know all columns, and would only say so.
         first = smi.query(program, ("uuid", *SAMPLED), devices=devices)
         self._fields = [name for name in ("uuid", *SAMPLED) if any(row[name] is not None for row in first)]
         self._count = len(first)
+        self._limit = limit + interval
         words = [program, f"--query-gpu={','.join(self._fields)}", "--format=csv,noheader,nounits"]
         words += [f"--loop-ms={max(1, round(interval * 1000))}"]
         words += [f"--id={','.join(devices)}"] if devices else []
-        self._process: Optional[subprocess.Popen[str]] = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            text=True,
-        )
+        self._talk = Talk(words)
 
     def sample(self) -> Optional[Dict[str, Values]]:
-        """See Sampler; waits for the next lines."""
-        process = self._process
-        if process is None or process.stdout is None:
-            return None
+        """See Sampler; waits for the next lines.
+
+        Raises:
+            GpuTimeout: If none come.
+        """
         found: Dict[str, Values] = {}
         for _ in range(self._count):
-            line = process.stdout.readline()
-            if not line:
+            line = self._talk.line(self._limit)
+            if line is None:
                 return None
             try:
                 (row,) = smi.parse_rows(line, self._fields)
@@ -255,8 +257,4 @@ class SmiSampler:
 
     def close(self) -> None:
         """See Sampler."""
-        process, self._process = self._process, None
-        if process is not None and process.stdout is not None:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+        self._talk.end()

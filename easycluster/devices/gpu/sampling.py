@@ -6,13 +6,16 @@ import threading
 import time
 from typing import Dict, List, Tuple
 
-from easycluster.devices.gpu.errors import GpuError
+from easycluster.devices.gpu.errors import GpuError, GpuTimeout
 from easycluster.devices.gpu.model import Sampler, Values
 
-__all__ = ["MOST", "Sampling"]
+__all__ = ["MOST", "PATIENCE", "Sampling"]
 
 # Samples that are kept.  Of more, every other one is dropped and the interval doubled: a day fits.
 MOST = 20_000
+
+# Seconds.  nvidia-smi takes up to 5 s for a first line of eight devices whose driver is not kept loaded.
+PATIENCE = 6.0
 
 Taken = Tuple[float, Dict[str, Values]]
 
@@ -25,15 +28,20 @@ class Sampling:
         interval: Seconds from one to the next.
         paced: Whether the sampler waits for that itself.
         most: How many are kept.
+        patience: Seconds without a sample that are no trouble, and that the last one is waited for.
     """
 
-    def __init__(self, sampler: Sampler, interval: float, paced: bool, most: int = MOST) -> None:
+    def __init__(
+        self, sampler: Sampler, interval: float, paced: bool, most: int = MOST, patience: float = PATIENCE
+    ) -> None:
         self._sampler = sampler
         self._interval = interval
         self._paced = paced
         self._most = most
+        self._patience = patience
         self._stop = threading.Event()
-        self._begun = time.monotonic()
+        # When the last sample came.
+        self._begun = self._heard = time.monotonic()
         self._taken: List[Taken] = []
         self._skip = self._due = 0
         self._trouble = ""
@@ -42,12 +50,16 @@ class Sampling:
 
     def stop(self) -> Tuple[List[Taken], str]:
         """End it; return the samples, each with seconds since the beginning, and what went wrong."""
+        silence = time.monotonic() - self._heard
         self._stop.set()
         if not self._paced:
             # One last sample shows how it ended; a sampler that paces itself would have us wait for it.
-            self._thread.join(20.0)
+            self._thread.join(self._patience)
+            silence = time.monotonic() - self._heard if self._thread.is_alive() else 0.0
         self._sampler.close()
-        self._thread.join(20.0)
+        self._thread.join(self._patience)
+        if not self._trouble and silence > max(self._patience, 5 * self._interval):
+            self._trouble = f"no sample came in the last {silence:.1f} s: what samples hangs, or is too slow"
         return self._taken, self._trouble
 
     def _run(self) -> None:
@@ -58,13 +70,15 @@ class Sampling:
                 values = self._sampler.sample()
             except (GpuError, OSError, ValueError) as exc:
                 # What it reads from may be closed under its eyes when it is told to end.
-                self._trouble = "" if self._stop.is_set() else str(exc)
+                if not self._stop.is_set() or isinstance(exc, GpuTimeout):
+                    self._trouble = str(exc)
                 return
             if values is None:
                 if not last and not self._stop.is_set():
                     self._trouble = "the tool that samples has ended"
                 return
-            self._keep(time.monotonic() - self._begun, values)
+            self._heard = time.monotonic()
+            self._keep(self._heard - self._begun, values)
             if last:
                 return
             if not self._paced:

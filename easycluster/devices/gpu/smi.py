@@ -1,8 +1,9 @@
 """What ``nvidia-smi`` says, as values.  Its columns are asked for by name, so their order is ours.
 
-A cell may also say that there is no answer, in brackets or not: ``[N/A]``, ``[Not Supported]``, ``N/A``; or that
-something is wrong: ``ERR!``, ``[Unknown Error]``, ``[GPU is lost]``, ``[GPU requires reset]``.  The first are None,
-the second a :class:`GpuError` where we need the cell, and None in a sample.
+A cell may also say that there is no answer, in brackets or not: ``[N/A]``, ``[Not Supported]``, ``N/A``,
+``[Insufficient Permissions]``, since 590 ``[Requested functionality has been deprecated]``; or that something is wrong:
+``ERR!``, ``[Unknown Error]``, ``[GPU is lost]``, ``[GPU requires reset]``.  The first are None, the second a
+:class:`GpuError` where we need the cell, and None in a sample.  Nothing is quoted, whatever is in a cell.
 
 Its exit status (nvidia-smi(1), "RETURN VALUE")::
 
@@ -16,14 +17,24 @@ Its exit status (nvidia-smi(1), "RETURN VALUE")::
 
 from __future__ import annotations
 
-import csv
 import re
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from easycluster.devices.gpu.errors import GpuError
 from easycluster.devices.gpu.tools import LIMIT, run_tool
 
-__all__ = ["DEVICE_FIELDS", "Part", "Row", "failure", "number", "parse_parts", "parse_rows", "query", "whole"]
+__all__ = [
+    "DEVICE_FIELDS",
+    "Part",
+    "Row",
+    "failure",
+    "mask",
+    "number",
+    "parse_parts",
+    "parse_rows",
+    "query",
+    "whole",
+]
 
 Row = Dict[str, Optional[str]]
 
@@ -33,7 +44,12 @@ DEVICE_FIELDS = (
     "mig.mode.current",
 )
 
-_NOTHING = frozenset(("", "n/a", "not supported", "not available", "unknown", "disabled by driver", "-"))
+_NOTHING = frozenset(
+    (
+        *("", "-", "n/a", "not supported", "not available", "not found", "function not found", "unknown"),
+        *("disabled by driver", "insufficient permissions", "requested functionality has been deprecated"),
+    )
+)
 _WRONG = ("err!", "unknown error", "gpu is lost", "requires reset", "gpu requires reset", "fault")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _UNKNOWN_FIELD = re.compile(r'Field "([^"]+)" is not a valid field to query')
@@ -116,18 +132,32 @@ def whole(text: Optional[str]) -> Optional[int]:
     return None if found is None else int(found)
 
 
-def parse_rows(text: str, fields: Sequence[str]) -> List[Row]:
+def mask(text: str) -> Optional[float]:
+    """The number that is written in hexadecimal in a cell, None if there is none."""
+    try:
+        return float(int(text, 16))
+    except ValueError:
+        return None
+
+
+def parse_rows(text: str, fields: Sequence[str], rest: bool = False) -> List[Row]:
     """Read what ``--format=csv,noheader,nounits`` printed.
+
+    Args:
+        text: The lines.
+        fields: Names of the columns.
+        rest: Whether the last column may have commas in it: names of programs are what their users call them.
 
     Raises:
         GpuError: If a line has another number of cells; the tool prints its errors among the lines.
     """
     rows: List[Row] = []
-    for cells in csv.reader(text.splitlines(), skipinitialspace=True):
-        if not cells:
+    for line in text.splitlines():
+        if not line.strip():
             continue
+        cells = line.split(",", len(fields) - 1 if rest else -1)
         if len(cells) != len(fields):
-            said = ", ".join(cells)
+            said = line.strip()
             if is_wrong(said) or "unable to determine" in said.lower() or "no devices" in said.lower():
                 raise failure(0, said)
             raise GpuError(f"nvidia-smi printed {len(cells)} cells where {len(fields)} were asked for: {said!r}")
@@ -162,7 +192,8 @@ def query(
             continue
         if said.status != 0:
             raise failure(said.status, said.text)
-        return [{**dict.fromkeys(fields), **row} for row in parse_rows(said.out, known)]
+        rows = parse_rows(said.out, known, rest=known[-1] == "process_name")
+        return [{**dict.fromkeys(fields), **row} for row in rows]
     return []
 
 

@@ -12,7 +12,7 @@ from easycluster.errors import ConnectError, ConnectionClosed, SessionError
 from easycluster.lab import away
 from easycluster.lab.boots import HostIsOff
 from easycluster.lab.dial import DEFAULT_CONNECT_TIMEOUT
-from easycluster.lab.losses import Aftermath, LossMemory, NotLost, boot_id, kernel_log, name_host, way_out
+from easycluster.lab.losses import Aftermath, LossMemory, NotLost, boot_id, is_loss, kernel_log, name_host, way_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -61,6 +61,8 @@ class HostConnection:
         self.switched_by: Any = None
         # Kernel logs of reboots that nobody had asked for; taken by take_reboots().
         self._reboots: list[str] = []
+        # Whether an expect_loss() block has ended and nobody has connected since.
+        self._was_to_go = False
         # How many expect_loss() blocks are open.
         self._expecting = 0
         self._aftermath = Aftermath()
@@ -172,15 +174,22 @@ class HostConnection:
         raise ConnectionClosed("the lab was closed while connecting", host=self._entry.name)
 
     def _dial(self) -> Client:
-        """Connect; to a host that another process of ours is rebooting, as soon as it is back."""
-        end = time.monotonic() + _OTHERS_REBOOT
+        """Connect; to a host that another process of ours is rebooting, as soon as it is back.
+
+        One that was to be lost is tried for as long as a connect may take: it may boot, and refuse until sshd is up.
+        """
+        begin = time.monotonic()
+        patience = self._entry.timeouts.get("connect", DEFAULT_CONNECT_TIMEOUT) if self._was_to_go else 0.0
+        self._was_to_go = False
         while True:
             # Before, too: it may be back just when we have given up.
             was_away = away.is_away(self._entry.target)
             try:
                 return self._dialer(self._entry, self._definitions(), self._take_in)
-            except ConnectError:
-                if time.monotonic() > end or not (was_away or away.is_away(self._entry.target)):
+            except ConnectError as exc:
+                ago = time.monotonic() - begin
+                is_away = was_away or away.is_away(self._entry.target)
+                if not (ago < _OTHERS_REBOOT if is_away else ago < patience and is_loss(exc)):
                     raise
             time.sleep(0.3)
 
@@ -356,7 +365,7 @@ class HostConnection:
                 if time.monotonic() > end:
                     raise NotLost(f"{self._entry.name} was expected to be lost, but still answers after {timeout:g} s")
                 time.sleep(0.02)
-            self.may_reboot = True
+            self.may_reboot = self._was_to_go = True
             self._drop(client)
         finally:
             self._expecting -= 1

@@ -150,8 +150,9 @@ class Host:
     def expect_loss(self, timeout: float = 30.0) -> AbstractContextManager[None]:
         """Say that the host is going to be lost: ``with host.expect_loss(): host.run("reboot -f")``.
 
-        What the loss raises inside the block ends the block and is forgotten; the next use connects anew, and the
-        host may have rebooted meanwhile.  Around the ``yield`` of a fixture it holds for the test.
+        What the loss raises inside the block ends the block and is forgotten; the next use connects anew, trying for
+        as long as a connect may take (``timeouts: connect``), and the host may have rebooted meanwhile.  Around the
+        ``yield`` of a fixture it holds for the test.
 
         Args:
             timeout: How long the host may still answer after the block, in seconds.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from easycluster.errors import AuthenticationError, ConnectionLost, ConnectTimeout
+from easycluster.errors import AuthenticationError, ConnectError, ConnectionLost, ConnectTimeout
 from easycluster.lab import Lab, NotLost, losses, read_inventory
 
 LAB = "hosts: {gpu01: {address: 10.0.0.1}}\n"
@@ -37,6 +37,7 @@ class Net:
 
     def __init__(self):
         self.failure = None
+        self.refusals = 0
         self.boot = "boot 1"
         self.tries = 0
         self.last = None
@@ -45,6 +46,9 @@ class Net:
         self.tries += 1
         if self.failure is not None:
             raise self.failure
+        if self.refusals:
+            self.refusals -= 1
+            raise ConnectError("10.0.0.1: the connection was refused", "10.0.0.1")
         self.last = Host(self.boot)
         return self.last
 
@@ -193,6 +197,21 @@ def test_an_expected_loss_is_none_and_may_be_a_reboot(lab, net):
     assert host.ping() == "pong"
     assert lab.take_reboots() == {}
     assert host._connection.memory.count == 0
+
+
+def test_a_host_that_was_to_be_lost_may_refuse_until_it_is_back(lab, net):
+    host = lab["gpu01"]
+    with host.expect_loss():
+        net.last.connected = False
+        net.refusals = 2
+
+    assert host.ping() == "pong"
+
+    net.last.connected = False
+    net.refusals = 1
+    lab.drop_lost()
+    with pytest.raises(ConnectError, match="refused"):
+        host.ping()
 
 
 def test_inside_of_expect_loss_a_loss_is_expected(lab, net):

@@ -236,7 +236,7 @@ class Gateway:
                 pass
         ended = explain_end(self.target, self._how_it_ended(), self.words())
         master = self._way.master if self._way is not None else None
-        return ended if master is None or master.is_alive else f"{master.explain_end()}; {ended}"
+        return ended if master is None or not master.has_ended(timeout) else f"{master.explain_end()}; {ended}"
 
     def _how_it_ended(self) -> int | None:
         """Exit code of ssh or of the local far side (negative for a signal), None while unknown."""

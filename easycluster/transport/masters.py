@@ -76,6 +76,15 @@ class Master:
         """Whether it can still carry sessions."""
         return not self._given_up and _answers(self.path)
 
+    def has_ended(self, timeout: float) -> bool:
+        """Whether it is gone; one that is being killed closes its sessions a moment before its socket."""
+        end = time.monotonic() + timeout
+        while self.is_alive:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
+
     def explain_end(self) -> str:
         """Say that it is gone, with ssh's own words."""
         words = self._process.words().strip() if self._process is not None else ""

@@ -5,7 +5,7 @@ the link ends, at the latest when the heartbeat has been missed three times.  A 
 cut by a process of its own that comes back after its time: nobody could tell it to.
 
 Packets are dropped by nftables, which takes no address or route away, as ``ip link set down`` does; delay is netem, a
-rate is netem or a token bucket.
+rate is netem or a token bucket.  Of several that make packets late, one queueing discipline does it all.
 
 This module is shipped to the far side.
 """
@@ -17,11 +17,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-from typing import List, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 from easycluster.errors import EasyClusterError, Unsupported
 
-__all__ = ["BreakingError", "cut", "cut_for", "fill", "links", "part", "restore", "shape", "spoil"]
+__all__ = ["BreakingError", "cut", "cut_for", "fill", "links", "part", "queueing", "restore", "spoil"]
 
 _PLACES = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 _LIMIT = 20.0
@@ -135,44 +135,93 @@ def _undo_table(table: str) -> None:
 # Packets that are late -----------------------------------------------------------------------------
 
 
+class _Late(NamedTuple):
+    """What a fault does to packets that leave: seconds, and bits in a second, 0 for no limit."""
+
+    delay: float
+    jitter: float
+    rate: float
+
+
+# By interface, the faults that last, by number, and the queueing discipline that stands for all of them.
+_late: Dict[str, Dict[str, _Late]] = {}
+_queues: Dict[str, List[str]] = {}
+
+
 def spoil(operation: str, interface: str, delay: float, jitter: float, loss: float, rate: float) -> str:
-    """Make what leaves an interface late, rare or slow; loss alone is by chance in both directions."""
-    if loss and not (delay or rate):
+    """Make what leaves an interface late or slow, or lose packets by chance in both directions."""
+    if loss:
         return lose(operation, interface, loss)
-    if rate and not (delay or loss):
-        return shape(operation, interface, f"tbf rate {rate:.0f}bit burst {max(2000, round(rate / 800))} latency 400ms")
-    words = f"netem delay {delay * 1000:g}ms" + (f" {jitter * 1000:g}ms" if jitter else "")
-    words += f" loss {loss * 100:g}%" if loss else ""
-    words += f" rate {rate:.0f}bit" if rate else ""
-    return shape(operation, interface, words)
+    faults = _late.setdefault(interface, {})
+    if not faults:
+        _prepare(operation, interface)
+    number = os.urandom(4).hex()
+    faults[number] = _Late(delay, jitter, rate)
+    try:
+        _queue(operation, interface)
+    except BaseException:
+        del faults[number]
+        _queue(operation, interface)
+        raise
+    return f"queue {interface} {number}"
 
 
-def shape(operation: str, interface: str, words: str) -> str:
-    """Give an interface another queueing discipline at its root."""
+def queueing(faults: Iterable[_Late]) -> List[str]:
+    """The queueing discipline that does what faults do together: delays add up, the lowest rate counts."""
+    every = list(faults)
+    if not every:
+        return []
+    delay, jitter = sum(one.delay for one in every), sum(one.jitter for one in every)
+    rate = min((one.rate for one in every if one.rate), default=0.0)
+    if not delay:
+        return f"tbf rate {rate:.0f}bit burst {max(2000, round(rate / 800))} latency 400ms".split()
+    # With a rate, packets leave in the order in which they came; without, a late one is overtaken.  And what is not
+    # said when a queue changes stays as it was.
+    said = f"{rate:.0f}bit" if rate else "100gbit"
+    # By default 1000 packets may wait, so a fast link would lose what is only meant to be late; where there is a rate,
+    # what waits for longer than 0.4 s is lost, as by the token bucket.
+    limit = max(100, round(rate * (0.4 + delay) / 12000)) if rate else 100_000
+    return f"netem limit {limit} delay {delay * 1000:g}ms {jitter * 1000:g}ms rate {said}".split()
+
+
+def _prepare(operation: str, interface: str) -> None:
+    """Refuse an interface whose queueing somebody else has set; else have ours undone whatever becomes of us."""
     for line in _run(operation, ["tc", "qdisc", "show", "dev", interface]).splitlines():
         # qdisc tbf 8005: root refcnt 2 ...
         kind, handle = line.split()[1:3]
         if " root" in line and (kind not in _USUAL or handle == f"{HANDLE}:"):
-            raise Unsupported(operation, f"{interface} has a queueing discipline of its own already: {line.strip()}")
+            whose = "a fault of another session" if handle == f"{HANDLE}:" else "a queueing discipline of its own"
+            raise Unsupported(operation, f"{interface} has {whose} already: {line.strip()}")
     from easycluster.far.undo import undo
 
     tc = shutil.which("tc", path=_PLACES) or "tc"
     undo(
-        f"{tc} qdisc show dev {interface} | grep -q ' {HANDLE}: root' || exit 0; {_unshape(tc, interface)}",
+        f"{tc} qdisc show dev {interface} | grep -q ' {HANDLE}: root' || exit 0; {tc} qdisc del dev {interface} root",
         boot="forget",
     )
+
+
+def _queue(operation: str, interface: str) -> None:
+    """Give an interface the queueing discipline of the faults that last, or take ours away."""
+    words, before = queueing(_late[interface].values()), _queues.get(interface, [])
+    if words == before:
+        return
+    if before and words[:1] != before[:1]:
+        _queues.pop(interface)
+        # Somebody else may have taken it away.
+        if f" {HANDLE}: root" in _run(operation, ["tc", "qdisc", "show", "dev", interface]):
+            _run(operation, ["tc", "qdisc", "del", "dev", interface, "root"])
+    if not words:
+        return
     try:
-        _run(operation, ["tc", "qdisc", "add", "dev", interface, "root", "handle", f"{HANDLE}:", *words.split()])
+        _run(operation, ["tc", "qdisc", "replace", "dev", interface, "root", "handle", f"{HANDLE}:", *words])
     except BreakingError as exc:
         if "qdisc kind is unknown" in str(exc):
-            text = f"this kernel has no {words.split()[0]}; what else it has: loss by nftables, rate by tbf"
+            text = f"this kernel has no {words[0]} (its module is sch_{words[0]}; Fedora and RHEL have it in"
+            text += " kernel-modules-extra); what else it has: loss by nftables, rate by tbf"
             raise Unsupported(operation, text) from None
         raise
-    return f"queue {interface}"
-
-
-def _unshape(tc: str, interface: str) -> str:
-    return f"{tc} qdisc del dev {interface} root"
+    _queues[interface] = words
 
 
 # Disks ---------------------------------------------------------------------------------------------
@@ -227,8 +276,9 @@ def restore(token: str) -> None:
         if f" {name}" in _run("restore", ["nft", "list", "tables"]):
             _run("restore", ["nft", "delete", "table", "inet", name])
     elif kind == "queue":
-        if f" {HANDLE}: root" in _run("restore", ["tc", "qdisc", "show", "dev", name]):
-            _run("restore", _unshape("tc", name).split())
+        interface, _, number = name.partition(" ")
+        if _late.get(interface, {}).pop(number, None) is not None:
+            _queue("restore", interface)
     else:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)

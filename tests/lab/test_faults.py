@@ -283,6 +283,25 @@ def test_a_delay_is_netem_where_the_kernel_has_it(lab, box):
         assert str(exc).startswith("link.delay(20 ms): this kernel has no netem")  # noqa: PT017  # either is right
 
 
+def test_faults_of_one_real_link_are_nested_and_end_in_any_order(lab, box):
+    link = lab.link("real2")
+    slow, slower, lossy = link.rate("80mbit"), link.rate("40mbit"), link.loss(3)
+    try:
+        assert "rate 40Mbit" in ruleset(box["real2"])
+        assert "mod 10000 < 300 drop" in ruleset(box["real2"])
+        # What cannot be done leaves the others as they are.
+        with contextlib.suppress(Unsupported), link.delay(20):
+            assert "netem" in ruleset(box["real2"])
+        assert "tbf" in ruleset(box["real2"])
+        slower.restore()
+        assert "rate 80Mbit" in ruleset(box["real2"])
+    finally:
+        slow.restore()
+        slower.restore()
+        lossy.restore()
+    assert ruleset(box["real2"]) == ""
+
+
 # Whoever dies --------------------------------------------------------------------------------------
 
 

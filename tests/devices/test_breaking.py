@@ -13,7 +13,7 @@ from easycluster.devices.breaking import _Late, queueing
 CASES = [
     ([_Late(0.02, 0.0, 0.0)], "netem limit 100000 delay 20ms 0ms rate 100gbit", "delay 20ms rate 100Gbit"),
     ([_Late(0.02, 0.005, 0.0)], "netem limit 100000 delay 20ms 5ms rate 100gbit", "delay 20ms 5ms rate 100Gbit"),
-    ([_Late(0.0125, 0.0005, 0.0)], "netem limit 100000 delay 12.5ms 0.5ms rate 100gbit", "delay 12.5ms 500us rate 100Gbit"),
+    ([_Late(0.0125, 0.0, 0.0)], "netem limit 100000 delay 12.5ms 0ms rate 100gbit", "delay 12.5ms rate 100Gbit"),
     ([_Late(0.0, 0.0, 1e7)], "tbf rate 10000000bit burst 12500 latency 400ms", "rate 10Mbit"),
     ([_Late(0.0, 0.0, 1e7), _Late(0.0, 0.0, 2e7)], "tbf rate 10000000bit burst 12500 latency 400ms", "rate 10Mbit"),
     (

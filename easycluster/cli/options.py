@@ -13,7 +13,7 @@ from easycluster.version import VERSION
 __all__ = ["COMMANDS", "make_parser"]
 
 # Each is a module beside this one with add_parser(commands) and run(opts), and imports nothing heavy before run().
-COMMANDS = ("check", "show", "doctor", "status", "reserve", "release", "schema", "labbox")
+COMMANDS = ("check", "show", "doctor", "status", "reserve", "release", "schema", "stubs", "labbox")
 
 _EPILOG = """\
 A lab is a file of hosts (docs/lab_inventory.md). Commands on it take patterns

@@ -98,6 +98,13 @@ def add_options(parser: pytest.Parser) -> None:
         "test cannot run",
     )
     group.addoption(
+        "--ec-simulate",
+        action="store_true",
+        default=False,
+        help="run on this machine instead of the lab: each host is a session here, and simulate: of the lab file says "
+        "which functions of its role are fakes; nothing of the lab is reached",
+    )
+    group.addoption(
         "--ec-set",
         metavar="HOST.KEY=VALUE",
         action="append",

@@ -76,6 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_easycluster.session import start
 
         start(config)
+    elif config.getoption("ec_simulate"):
+        raise pytest.UsageError("--ec-simulate needs a lab file: give --ec-inventory FILE")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -45,7 +45,12 @@ def start(config: pytest.Config) -> None:
     if config.getoption("capture") == "no" and not is_worker:
         live = LiveOutput(config=config)
         config.add_cleanup(live.finish)
-    lab = Lab(inventory, live=live)
+    simulation = None
+    if config.getoption("ec_simulate"):
+        from pytest_easycluster.simulating import begin
+
+        simulation = begin(config, inventory)
+    lab = Lab(inventory, live=live, simulation=simulation)
     config.stash[LAB] = lab
     config.pluginmanager.add_hookspecs(hookspecs)
     # A run that ends before its session began has no pytest_sessionfinish.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from easycluster.lab.faults import FaultDriver
     from easycluster.lab.host import Host
     from easycluster.lab.lab import Lab
+    from easycluster.lab.power import PowerDriver
 
 __all__ = ["begin_fault", "begin_kill"]
 
@@ -35,6 +36,8 @@ def begin_fault(lab: Lab, host: Host, what: str, begin: Callable[[FaultDriver], 
         LeaseError: If others may use it.
     """
     _refuse(host, what)
+    if lab.simulation is not None:
+        raise Unsupported(what, f"{host.name} is simulated; --ec-chaos breaks simulated hosts, too")
     lab.leases.need_exclusive(host, what)
     end = begin(breaker(host, host._entry.settings.get("faults", {})))
     connection = host._connection
@@ -60,7 +63,11 @@ def begin_kill(lab: Lab, host: Host) -> Fault:
     what = "kill()"
     _refuse(host, what)
     lab.leases.need_exclusive(host, what)
-    switch = _Plug(breaker(host, host._entry.settings.get("faults", {})), what)
+    switch: PowerDriver
+    if lab.simulation is not None:
+        switch = lab.simulation.power_of(host.name)
+    else:
+        switch = _Plug(breaker(host, host._entry.settings.get("faults", {})), what)
     switch_off(lab, host, switch, what, _OURS)
 
     def end() -> None:

@@ -45,6 +45,8 @@ def console_of(lab: Lab, host: Host) -> Console:
 
 
 def _open(lab: Lab, host: Host) -> Console:
+    if lab.simulation is not None:
+        raise Unsupported("console", f"{host.name} is simulated, and has none")
     said = host._entry.settings.get("console")
     settings: dict[str, Any] = said if isinstance(said, dict) else {"command": said} if said else {}
     kinds = [kind for kind in KINDS if kind in settings]

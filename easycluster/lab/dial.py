@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from easycluster.errors import ConnectError
+from easycluster.lab.target import SIMULATED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +79,8 @@ def dial(entry: HostEntry, definitions: Sequence[str], take_output: TakeOutput) 
         options["heartbeat"] = entry.settings["keepalive"]
     if target.via == "local":
         return _client(spawn_local(HostClient, python=target.local_python(), sudo=bool(target.become), **options))
+    if target.via == SIMULATED:
+        return _client(spawn_local(HostClient, python=target.python, **options))
     if target.via == "tcp":
         client = HostClient(key=_key(entry), enable_compression=target.compress, **options)
         client.connect(target.address, target.port, ssh=False)

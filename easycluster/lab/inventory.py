@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from easycluster.lab.fakes import Fakes
     from easycluster.lab.positions import Place
     from easycluster.lab.rolecode import CodeBlock
     from easycluster.lab.target import Target
@@ -186,7 +187,7 @@ class Inventory:
         groups: Names of the hosts of every group.
         fixtures: Entries of ``fixtures:`` and the two that every lab has.
         quarantine: Entries of ``quarantine:``.
-        simulate: Entries of ``simulate:``.
+        simulate: Entries of ``simulate:``, by role.
     """
 
     path: Path
@@ -196,7 +197,7 @@ class Inventory:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fixtures: Mapping[str, FixtureEntry] = field(default_factory=dict)
     quarantine: tuple[Quarantine, ...] = ()
-    simulate: Mapping[str, Any] = field(default_factory=dict)
+    simulate: Mapping[str, Fakes] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     _secrets: frozenset[str] = field(default_factory=frozenset, repr=False)
 

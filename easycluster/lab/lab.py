@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from easycluster.lab.faults import Fault, FaultDriver
     from easycluster.lab.inventory import HostEntry, Inventory
     from easycluster.lab.losses import Aftermath
+    from easycluster.lab.simulate import Simulation
     from easycluster.lab.where import Where
 
 CLOSE_TIMEOUT = 5.0
@@ -51,9 +52,11 @@ class Lab(Faulty):
         inventory: The lab file, read.
         dialer: Opens connections; by default as the inventory says.
         live: Called with host, stream and text whenever a far side writes something, from a thread of ours.
+        simulation: Hosts on this machine that stand in for those of the inventory; ends with the lab.
 
     Attributes:
         inventory: As given.
+        simulation: As given.
         limits: Time limits of calls; see :class:`easycluster.lab.limits.CallLimits`.
         leases: Who has which host for how long; see :class:`easycluster.lab.leases.Leases`.
         hosts: All hosts that are neither disabled nor left out of this run.
@@ -65,7 +68,11 @@ class Lab(Faulty):
         *,
         dialer: Dialer = dial,
         live: Callable[[str, str, str], None] | None = None,
+        simulation: Simulation | None = None,
     ) -> None:
+        if simulation is not None:
+            inventory, dialer = simulation.inventory, simulation.dial
+        self.simulation = simulation
         # Probes find things out about hosts; whoever gave us the inventory keeps it as it was.
         entries = dict(inventory.hosts)
         self.inventory = inventory = replace(inventory, hosts=entries)
@@ -79,6 +86,8 @@ class Lab(Faulty):
         }
         self.limits = self._approach.limits = CallLimits(self._every)
         self.leases = Leases(self)
+        if simulation is not None:
+            self.leases.directory = simulation.locks
         for host in self._every.values():
             host._connection.after_open = partial(self.leases.take_again, host)
             host._connection.was_asked = partial(was_asked, self.leases)
@@ -93,6 +102,7 @@ class Lab(Faulty):
         environ: Mapping[str, str] | None = None,
         *,
         changes: Sequence[str] = (),
+        simulate: bool = False,
     ) -> Lab:
         """Read a lab file; nothing is connected.
 
@@ -100,12 +110,19 @@ class Lab(Faulty):
             path: The file, or what else ``--ec-inventory`` takes; of several, later ones are laid over earlier ones.
             environ: Stands in for ``os.environ`` where the file says ``${NAME}``.
             changes: ``host.key=value``, as ``--ec-set`` has it, laid over everything.
+            simulate: Whether sessions on this machine stand in for its hosts; see
+                :mod:`easycluster.lab.simulate`.
 
         Raises:
             InventoryError: If anything is wrong with it; the message lists everything.
         """
         paths = [path] if isinstance(path, (str, os.PathLike)) else path
-        return cls(read_inventory([os.fspath(one) for one in paths], environ, changes=changes))
+        inventory = read_inventory([os.fspath(one) for one in paths], environ, changes=changes)
+        if not simulate:
+            return cls(inventory)
+        from easycluster.lab.simulate import Simulation
+
+        return cls(inventory, simulation=Simulation(inventory))
 
     def __repr__(self) -> str:
         return f"<Lab {self.inventory.name!r}: {len(self._every)} hosts>"
@@ -325,7 +342,10 @@ class Lab(Faulty):
             Names of hosts whose connection did not end in time; it ends with this process.
         """
         self.limits.close()
-        return Hosts(self._every.values()).close(timeout)
+        left = Hosts(self._every.values()).close(timeout)
+        if self.simulation is not None:
+            self.simulation.close()
+        return left
 
     def _definitions_of(self, entry: HostEntry) -> Callable[[], Sequence[str]]:
         """Roles' modules first: a host's attribute is its role's code before anything else."""

@@ -249,7 +249,7 @@ class Leases:
         entry = part.host._entry
         # This machine is never anybody's alone: its mounts, ports and files are not the test's doing.
         ours = part.wanted.get(LockRule.of(entry).name, {}).get("mode") == "exclusive"
-        alone = ours and entry.target.via != "local"
+        alone = ours and not entry.target.is_here
         begun = overboot.begin(self, part, {"op": "begin", "directories": list(self.watched), "alone": alone})
         part.level, part.baseline, part.begun = begun["level"], begun["baseline"], True
         function = entry.settings.get("restore")

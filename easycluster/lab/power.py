@@ -190,6 +190,8 @@ def driver_for(lab: Lab, host: Host) -> PowerDriver:
     settings = host._entry.settings.get("power")
     if not settings:
         raise Unsupported("power()", f"the lab file has no power: for {host.name}")
+    if lab.simulation is not None:
+        return lab.simulation.power_of(host.name)
     module, _, name = driver_named(settings).partition(":")
     through = settings.get("on")
     run = _runner(lab._every[through]) if through else run_here

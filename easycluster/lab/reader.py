@@ -13,7 +13,7 @@ from easycluster.lab.origins import ADDED_LISTS, ADDED_MAPPINGS, REACH, Origins
 from easycluster.lab.positions import Items, Leaf, Place, Problems, Table, did_you_mean
 from easycluster.lab.ranges import RangeError, RangeName, expand, is_range
 from easycluster.lab.references import References, with_carriers
-from easycluster.lab.rolecode import CodeBlock, check_names, file_block, inline_block
+from easycluster.lab.rolecode import check_names
 from easycluster.lab.sections import Layer, Written
 from easycluster.lab.shapes import BAD, Fields, Reading, Value, check_keys, is_empty
 from easycluster.lab.target import make_target, merge_connect, resolve_paths
@@ -175,15 +175,6 @@ class _Reader(References):
         probe, place = only.get("probe", ("", key.place))
         self._check_function(probe, place, defined, name)
         return Role(name, key.place, tuple(blocks), tuple(requires), probe)
-
-    def _code(self, only: Mapping[str, Any]) -> list[CodeBlock]:
-        blocks: list[CodeBlock | None] = [
-            file_block(name, place, self._files.folder(place), self._problems)
-            for name, place in only.get("code_files", ())
-        ]
-        if "code" in only:
-            blocks.append(inline_block(only["code"], self._files.folder(only["code"].place), self._problems))
-        return [block for block in blocks if block is not None]
 
     def _check_function(self, name: str, place: Place, defined: Mapping[str, Place], role: str) -> None:
         # Code that defines nothing visible may get its names from elsewhere (`from x import *`).

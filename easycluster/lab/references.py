@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.lab import schema
+from easycluster.lab.fakes import Fakes, check_fakes
 from easycluster.lab.inventory import DEFAULT_FIXTURES, FixtureEntry, Quarantine
 from easycluster.lab.positions import Items, did_you_mean
+from easycluster.lab.rolecode import check_names
 from easycluster.lab.sections import Sections
 from easycluster.lab.shapes import BAD, described, is_empty
 from easycluster.lab.sizes import read_size
@@ -246,11 +248,18 @@ class References(Sections):
             self._problems.add(item.entries["until"].value.place, f"until of quarantine is {read['until']!r}: {exc}")
             return None
 
-    def _simulate(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def _simulate(self) -> dict[str, Fakes]:
+        found: dict[str, Fakes] = {}
         for name, (key, table) in self._tables("simulate", "simulated role").items():
             self._known_role(name, key.place, "simulate")
-            found[name] = schema.SIMULATE.read(table, self._at(f"simulate {name!r}", self._scope()))
+            read = schema.SIMULATE.read(table, self._at(f"simulate {name!r}", self._scope()))
+            if read is BAD:
+                continue
+            blocks = self._code(read)
+            check_names(name, blocks, self._problems)
+            if name in self._roles:
+                check_fakes(name, self._roles[name].code, blocks, self._problems)
+            found[name] = Fakes(tuple(blocks), read.get("capabilities", {}))
         return found
 
 

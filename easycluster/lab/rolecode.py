@@ -113,7 +113,7 @@ def defined_names(block: CodeBlock, problems: Problems) -> dict[str, Place] | No
         return None
     found: dict[str, Place] = {}
     lines = block.source.split("\n")
-    for name, node in _bindings(tree.body):
+    for name, node in bindings(tree.body):
         text = lines[node.lineno - 1] if node.lineno <= len(lines) else ""
         # The statement may begin with 'def' or 'from x import'; the caret belongs under the name.
         match = re.compile(rf"\b{re.escape(name)}\b").search(text, node.col_offset)
@@ -122,7 +122,7 @@ def defined_names(block: CodeBlock, problems: Problems) -> dict[str, Place] | No
     return found
 
 
-def _bindings(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt | ast.expr]]:
+def bindings(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt | ast.expr]]:
     """Names bound at module level, also inside ``if``, ``try``, ``with`` and loops."""
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -139,9 +139,9 @@ def _bindings(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt | ast.expr]]
             for item in node.items:
                 yield from _stored(item.optional_vars) if item.optional_vars is not None else ()
         for part in ("body", "orelse", "finalbody"):
-            yield from _bindings(getattr(node, part, None) or [])
+            yield from bindings(getattr(node, part, None) or [])
         for inner in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
-            yield from _bindings(inner.body)
+            yield from bindings(inner.body)
 
 
 def _stored(expression: ast.expr) -> Iterator[tuple[str, ast.expr]]:

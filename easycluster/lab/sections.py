@@ -9,6 +9,7 @@ from easycluster.lab import schema
 from easycluster.lab.files import InventoryFiles, leaf_entries, path_of
 from easycluster.lab.positions import Leaf, Place, Problems, Table, did_you_mean
 from easycluster.lab.ranges import RangeError, RangeName, expand
+from easycluster.lab.rolecode import file_block, inline_block
 from easycluster.lab.shapes import BAD, Reading, is_empty
 from easycluster.lab.variables import Scope
 from easycluster.lab.where import Where, WhereError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from easycluster.lab.inventory import Role
+    from easycluster.lab.rolecode import CodeBlock
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,15 @@ class Sections:
         """Where character ``position`` of ``text`` stands, if it is written in one piece at ``place``."""
         column = self._problems.line(place).find(text, place.column - 1)
         return place if column < 0 else place.shifted(column + 1 - place.column + position, width)
+
+    def _code(self, only: Mapping[str, Any]) -> list[CodeBlock]:
+        blocks: list[CodeBlock | None] = [
+            file_block(name, place, self._files.folder(place), self._problems)
+            for name, place in only.get("code_files", ())
+        ]
+        if "code" in only:
+            blocks.append(inline_block(only["code"], self._files.folder(only["code"].place), self._problems))
+        return [block for block in blocks if block is not None]
 
     def _host_places(self) -> dict[str, Place]:
         return {name: written[0].key.place for name, written in self._written.items()}

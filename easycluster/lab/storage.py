@@ -207,6 +207,6 @@ def _plain(value: Any) -> str:
 def _portals_of(host: Host) -> tuple[str, str]:
     """Two portals at the address that the host is connected to, each at a free port."""
     target = host._entry.target
-    address = "127.0.0.1" if target.via == "local" else target.address
+    address = "127.0.0.1" if target.is_here else target.address
     portal = f"[{address}]:0" if ":" in address else f"{address}:0"
     return portal, portal

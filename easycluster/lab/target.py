@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from easycluster.lab.variables import Secret
 
 DEFAULT_TCP_PORT: Final = 11999
+# The way to a host that a session on this machine stands in for; no lab file says it.
+SIMULATED: Final = "simulated"
 _ONLY_WITH: Final = (
     "port",
     "key",
@@ -37,7 +39,7 @@ class Target:
     """One way to one host, as the inventory has it.
 
     Attributes:
-        via: ``"ssh"``, ``"tcp"`` or ``"local"``.
+        via: ``"ssh"``, ``"tcp"``, ``"local"`` or ``"simulated"``.
         address: What ssh or the TCP connection is given; the host's name if the file does not say.
         port: The port, or None for the usual one.
         user: Who logs in, or None for what ssh says.
@@ -52,6 +54,7 @@ class Target:
         ask: Whether ssh may ask at the terminal.
         ssh_master: Whether sessions at the host share one ssh login.
         key: The HMAC key as a connection spec has it, or None.
+        stands_for: What a simulated host is in the lab file.
     """
 
     via: str
@@ -69,13 +72,21 @@ class Target:
     ask: bool = False
     ssh_master: bool = False
     key: Secret | None = None
+    stands_for: str = ""
 
     def __str__(self) -> str:
+        if self.via == SIMULATED:
+            return f"simulated, for {self.stands_for}"
         if self.via == "local":
             return "a Python on this machine"
         host = f"[{self.address}]" if ":" in self.address else self.address
         port = f":{self.port}" if self.port is not None else ""
         return f"{self.via} {self.user + '@' if self.user and self.via == 'ssh' else ''}{host}{port}"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its processes are this machine's."""
+        return self.via in ("local", SIMULATED)
 
     def ssh_arguments(self) -> tuple[str, ...]:
         """Arguments for ssh that stand before the host."""

@@ -19,17 +19,18 @@ __all__ = ["CONTEXTS", "CpuContext", "list_devices"]
 
 
 def list_devices() -> List[Dict[str, Any]]:
-    """The one device, as plain values."""
+    """The one device, as plain values; a simulated host has as many as it is said to have GPUs."""
     return [
         {
-            "index": 0,
-            "uuid": f"cpu-0-{os.uname().nodename}"[:90],
+            "index": number,
+            "uuid": f"cpu-{number}-{os.uname().nodename}"[:90],
             "name": _name(),
             "vendor": _field("vendor_id") or os.uname().machine,
             "emulated": True,
             "memory": host_memory(),
             "driver": f"Python on {os.uname().sysname} {os.uname().release}",
         }
+        for number in range(int(os.environ.get("EASYCLUSTER_CPU_DEVICES", "1")))
     ]
 
 

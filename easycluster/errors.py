@@ -180,9 +180,14 @@ class SessionError(EasyClusterError, OSError):
         if self.call:
             when = f", {self.elapsed:.1f} s into it" if self.elapsed is not None else ""
             text += f" (during {self.call}{when})"
+        text += self._where()
         if self.last_output.strip():
             text += "\nlast output:\n" + self.last_output.rstrip()
         return text
+
+    def _where(self) -> str:
+        """Where the far side was, as lines behind the sentence."""
+        return ""
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return type(self), (self.reason, self.host, self.call, self.elapsed, self.last_output)
@@ -202,13 +207,18 @@ class WorkerDied(SessionError):
     Attributes:
         exit_code: Its exit code, or None.
         signal: The signal that killed it, or None.
+        stack: Where it was, as text and without what is EasyCluster's; ``""`` if that is not known.
     """
 
     exit_code: Optional[int] = None
     signal: Optional[int] = None
+    stack: str = ""
+
+    def _where(self) -> str:
+        return f"\nit was here on {self.host}:\n{self.stack.rstrip()}" if self.stack.strip() else ""
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        state = {"exit_code": self.exit_code, "signal": self.signal}
+        state = {"exit_code": self.exit_code, "signal": self.signal, "stack": self.stack}
         return type(self), (self.reason, self.host, self.call, self.elapsed, self.last_output), state
 
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from easycluster.client.monitor import HEARTBEAT, Control, Died, monitor
+from easycluster.client.monitor import HEARTBEAT, Control, monitor
 from easycluster.client.plain import load_plain
 from easycluster.client.process import Weak
 from easycluster.client.session import NearSession
@@ -38,6 +38,7 @@ from easycluster.wire.values import PeerInfo, Values, this_python
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from easycluster.client.died import Died
     from easycluster.link.streams import DataLink
 
 __all__ = ["Carrier", "Endpoint", "Options"]
@@ -241,7 +242,7 @@ class Endpoint:
             return BootstrapError(
                 f"{self.label}: the worker {_how_it_ended(control.died)} while it started",
                 self.label,
-                control.died.last_output,
+                control.died.details,
             )
         if exc is not None or control.ended:
             reason = control.ended or str(exc)
@@ -336,6 +337,7 @@ class Endpoint:
                 reason = "the worker was killed, because a call could not be interrupted"
             error = WorkerDied(reason, self.label, call, elapsed, died.last_output)
             error.signal, error.exit_code = died.signal, died.exit_code
+            error.stack = died.stack
             return error
         reason = control.ended or "the data link broke"
         words = self._carrier.words().strip()

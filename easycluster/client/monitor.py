@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import os
 import pickle
-import re
 import select
 import socket
 import threading
@@ -21,6 +20,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from easycluster.client.died import Died
 from easycluster.client.logs import deliver, record_of
 from easycluster.client.plain import load_plain
 from easycluster.errors import ConnectionLost, ProtocolError, RemoteProtocolError
@@ -32,7 +32,7 @@ from easycluster.wire.records import Mac
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Control", "ControlPort", "Died", "Monitor", "monitor"]
+__all__ = ["Control", "ControlPort", "Monitor", "monitor"]
 
 _monotonic = time.monotonic
 
@@ -65,49 +65,6 @@ class ControlPort(Protocol):
 
     def shutdown(self) -> None:
         """End the link, so that the far side sees it."""
-
-
-class Died:
-    """How a worker ended.
-
-    Attributes:
-        signal: The signal that killed it, or None.
-        exit_code: Its exit code, or None.
-        killed: Whether we killed it because it could not be interrupted.
-        last_output: Its last words.
-        stack: Where it was stuck, if it was killed.
-    """
-
-    def __init__(self, info: dict[str, Any]) -> None:
-        self.signal: int | None = info["signal"]
-        self.exit_code: int | None = info["exit_code"]
-        self.killed: bool = info["killed"]
-        self.last_output: str = info["last_output"]
-        self.stack: str = _user_frames(info["stack"])
-
-
-def _user_frames(stacks: str) -> str:
-    """Leave only code that was called in what ``faulthandler`` wrote of all threads."""
-    kept = []
-    for block in stacks.split("\n\n"):
-        head, *frames = block.strip("\n").split("\n")
-        # Most recent first: behind the frame that answers requests there is only what leads to it.
-        answering = [at for at, frame in enumerate(frames) if _ANSWERING.search(frame)]
-        if answering:
-            frames = frames[: answering[0]]
-        elif any(map(_OURS.search, frames)):
-            continue
-        frames = [frame for frame in frames if not _OURS.search(frame)]
-        if frames:
-            kept.append("\n".join([head, *frames]) + "\n")
-    return "\n".join(kept)
-
-
-# "<easycluster>/far/worker.py" and "<easycluster template>"; "<easycluster.remote_code block 1>" is the user's.
-_OURS = re.compile('File "<easycluster[> ]')
-_ANSWERING = re.compile(
-    r'File "<easycluster>/(far/(worker|session)|link/operations|far/quick)\.py", line \d+ in (perform|answer|serve)$'
-)
 
 
 class Control:

@@ -50,6 +50,8 @@ USED_OF_LEASE = 0.9
 OUTPUT_WINDOW = 1 << 20
 # What an error shows of the last words.
 LAST_WORDS = 4096
+# Of the stacks of a worker: of their beginning, and of their end.
+LONGEST_STACK = 64 << 10
 # Stands for a request that nothing ends: the near side wants the worker killed.
 KILLED = -1
 # Seconds for the stacks of a stuck worker.
@@ -380,6 +382,8 @@ class Keeper:
         self.watch(control.fileno(), lambda: self._worker_speaks(worker))
         for pipe in (out, err):
             self.watch(pipe, self._reader(worker, pipe))
+        # Always: who crashes writes here, and must not wait for room.
+        self.watch(dump, lambda: self._read_stack(worker))
         for packet, fds in self._waiting_links:
             self.pass_link(packet, fds)
         self._waiting_links.clear()
@@ -500,11 +504,11 @@ class Keeper:
         self._kill_at = None
         worker.killed = False
         self._read_stack(worker)
-        self.unwatch(worker.dump)
+        self.watch(worker.dump, lambda: self._read_stack(worker))
         worker.stack = b""
 
     def _read_stack(self, worker: _Worker) -> None:
-        while len(worker.stack) < 64 << 10:
+        while True:
             try:
                 data = os.read(worker.dump, 65536)
             except (BlockingIOError, OSError):
@@ -513,6 +517,9 @@ class Keeper:
                 self.unwatch(worker.dump)
                 return
             worker.stack += data
+            if len(worker.stack) > 2 * LONGEST_STACK:
+                # The thread that crashed is the first or the last, with but few exceptions.
+                worker.stack = worker.stack[:LONGEST_STACK] + worker.stack[-LONGEST_STACK:]
 
     def _kill_worker(self) -> None:
         worker = self._worker

@@ -174,6 +174,8 @@ class Worker:
 
         Both would answer the calls otherwise, now the one and now the other.
         """
+        # Nobody else says that a child has crashed.
+        faulthandler.enable(2)
         descriptors = [self._control.fileno()]
         session = self.session
         if session is not None:
@@ -482,7 +484,8 @@ class CloudpickleFinder(ControllerFinder):
 def main(control: socket.socket, out: int, err: int, stacks: int, settings: Dict[str, Any]) -> None:
     """Be a worker.  Does not return."""
     output.redirect(out, err)
-    faulthandler.enable(2)
+    # Not to stderr: that is the user's, and this is shown without our frames.
+    faulthandler.enable(stacks)
     faulthandler.register(DUMP_SIGNAL, stacks, all_threads=True, chain=False)
     sys.argv = [""]
     worker = Worker(control, settings)

@@ -1,4 +1,4 @@
-"""What is said about a worker that has died, and what a control link makes of nonsense."""
+"""What a control link makes of nonsense, and of signals."""
 
 from __future__ import annotations
 
@@ -9,37 +9,8 @@ import time
 
 import pytest
 
-from easycluster.client.monitor import Control, Died
+from easycluster.client.monitor import Control
 from easycluster.wire.frames import Kind, frame
-
-# As faulthandler writes it: the most recent call first.
-USERS = """\
-Current thread 0x00007f0000000001 (most recent call first):
-  File "<easycluster.remote_code block 1>", line 7 in spin
-  File "/home/ann/lab/remote/gpu.py", line 12 in measure
-"""
-OTHERS = """\
-
-Thread 0x00007f0000000002 (most recent call first):
-  File "<easycluster>/far/worker.py", line 300 in _watch
-  File "/usr/lib/python3.11/threading.py", line 982 in run
-"""
-
-
-@pytest.mark.parametrize(
-    "ours",
-    [
-        ["worker.py, call", "operations.py, perform", "operations.py, answer"],
-        ["worker.py, answer_call", "worker.py, serve"],
-    ],
-)
-def test_where_a_killed_worker_was_stuck_is_the_users_code(ours):
-    folders = {"worker.py": "far", "operations.py": "link"}
-    lines = [each.split(", ") for each in ours]
-    frames = "".join(f'  File "<easycluster>/{folders[file]}/{file}", line 80 in {name}\n' for file, name in lines)
-    stacks = f'{USERS}{frames}  File "<string>", line 1 in <module>\n{OTHERS}'
-    died = Died({"signal": 9, "exit_code": None, "killed": True, "last_output": "", "stack": stacks})
-    assert died.stack == USERS
 
 
 class Port:

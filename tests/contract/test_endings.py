@@ -30,9 +30,10 @@ from easycluster import (
     WorkerDied,
     define_common,
 )
-from easycluster.client.monitor import Died
+from easycluster.client.died import Died
 
 DEFINITIONS = "contract_endings"
+DEFINITIONS_FILE = f"easycluster.remote_code {DEFINITIONS}"
 
 CODE = """
 import ctypes, os, signal, subprocess, sys, threading, time
@@ -52,6 +53,27 @@ def kill_myself():
 
 def segfault():
     ctypes.string_at(0)
+
+def segfault_among(count):
+    '''Crash while other threads are deep in a recursion: where all of them are is more than a pipe takes.'''
+    ready = threading.Semaphore(0)
+
+    def dive(depth):
+        if depth:
+            return dive(depth - 1)
+        ready.release()
+        time.sleep(60)
+
+    for _ in range(count):
+        threading.Thread(target=dive, args=(90,), daemon=True).start()
+        ready.acquire()
+    segfault()
+
+def crash_in_a_child():
+    pid = os.fork()
+    if not pid:
+        segfault()
+    return os.WTERMSIG(os.waitpid(pid, 0)[1])
 
 def say_and_exit(text, code):
     print(text, file=sys.stderr)
@@ -132,7 +154,31 @@ def test_the_death_of_a_worker_ends_its_call(connect, outcome):
             rf"\(during {re.escape(function)}\(\), 0\.\d s into it\)",
             str(error),
         )
+        assert ("in segfault\n" in error.stack) == (function == "segfault")
+        assert "easycluster" not in error.stack.replace(DEFINITIONS_FILE, "") + error.last_output
         client.reconnect()
+
+
+@without_relay
+def test_a_crash_among_many_deep_threads_is_told_like_any_other(connect):
+    client = connect()
+    with pytest.raises(WorkerDied, match=r"killed by SIGSEGV") as caught:
+        client.segfault_among(40)
+    crashed, *others = caught.value.stack.split("\n\n")
+    assert re.findall(r"in (\w+)$", crashed, re.MULTILINE)[-2:] == ["segfault", "segfault_among"]
+    assert others
+    assert re.search(r"in dive\n  \(and \d\d more like this\)\n?$", others[0])
+
+
+@without_relay
+def test_a_child_that_crashes_says_so_on_standard_error(connect):
+    client = connect()
+    said = []
+    client.on_output = lambda stream, text: said.append((stream, text))
+    assert client.crash_in_a_child() == signal.SIGSEGV
+    client.flush_output()
+    text = "".join(text for stream, text in said if stream == "stderr")
+    assert text.startswith("Fatal Python error: Segmentation fault")
 
 
 @pytest.mark.fault("killed")

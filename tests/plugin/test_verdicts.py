@@ -95,7 +95,8 @@ def test_each_kind_of_end_has_its_verdict(lab):
     result.stdout.fnmatch_lines(
         [
             "E   *WorkerDied: gpu01: the worker was killed by SIGSEGV (during crash(), * s into it)",
-            "E   Fatal Python error: Segmentation fault",
+            "E   it was here on gpu01:",
+            "E   Current thread 0x* (most recent call first):",
             'E     File "*lab.yaml", line * in crash',
             "*= lost hosts =*",
             "gpu01 lost: 1 test (a Python on this machine)",

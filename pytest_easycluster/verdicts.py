@@ -2,7 +2,7 @@
 
 CRASHED   the far-side worker died while its host answers, or the host rebooted unasked   failed
 LOST      the host does not answer                                                      error
-BUSY      the host was not to be had                                                    error
+BUSY      the host, or devices of it, were not to be had                                error
 
 What is found here travels with the report, from workers of pytest-xdist too; :mod:`pytest_easycluster.tally` counts.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from easycluster.devices.gpu import GpuBusy
 from easycluster.errors import ConnectError, EasyClusterError, StaleProxy, WorkerDied
 from easycluster.lab import HostBusy, is_loss
 from easycluster.lab.losses import way_out
@@ -108,7 +109,8 @@ def errors_behind(exc: BaseException) -> list[EasyClusterError]:
     if isinstance(exc, BaseExceptionGroup):
         parts = [errors_behind(part) for part in exc.exceptions]
         return [error for part in parts for error in part] if all(parts) else []
-    if is_loss(exc) or isinstance(exc, (WorkerDied, StaleProxy, HostBusy)):
+    # Of a host that has no name here nothing can be said.
+    if is_loss(exc) or isinstance(exc, (WorkerDied, StaleProxy, HostBusy)) or (isinstance(exc, GpuBusy) and exc.host):
         assert isinstance(exc, EasyClusterError)
         return [exc]
     # Said by `raise ... from`; an error that merely came while another was handled is a fault of its own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import textwrap
+from xml.etree import ElementTree
 
 import pytest
 from devices.gpu_samples import recording
@@ -201,6 +202,36 @@ def test_a_device_that_somebody_uses_is_refused_with_his_name(suite, tmp_path, p
     )
 
     suite.run().assert_outcomes(passed=1)
+
+
+def test_devices_that_somebody_uses_are_busy_and_no_fault_of_the_product(suite, tmp_path, played):
+    played(processes=f"{UUID}, 1, /sbin/init, 14195\n")
+    recorded_suite(
+        suite,
+        tmp_path,
+        """
+        def test_it(node):
+            node.lease()
+
+        @pytest.fixture
+        def device(node):
+            with node.lease() as lease:
+                yield lease
+
+        def test_with_a_fixture(device):
+            pass
+        """,
+    )
+
+    result = suite.run("--junitxml=junit.xml")
+
+    assert result.ret == 16
+    busy = "1 device wanted, and 0 of 1 is free: GPU-* has pid 1 init of root, 14195 MiB"
+    result.stdout.fnmatch_lines(["gpu01 busy: 2 tests (a Python on this machine)", f"  {busy}", "*= 2 busy in *"])
+    tree = ElementTree.parse(suite.pytester.path / "junit.xml")
+    assert [(error.get("type"), error.get("message")[:11]) for error in tree.iter("error")] == [
+        ("BUSY", "BUSY gpu01 ")
+    ] * 2
 
 
 def write_to_kernel_log(text):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Union
 
 from easycluster.devices.gpu.arguments import name_in, packed, unpacked
-from easycluster.devices.gpu.errors import GpuError, GpuFault
+from easycluster.devices.gpu.errors import GpuBusy, GpuError, GpuFault
 from easycluster.devices.gpu.model import Bandwidth, Burn, Device, Health, KernelRun
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Computing:
     """The part of :class:`easycluster.devices.gpu.Gpus` that has devices compute."""
 
     _leases: List[GpuLease]
+    host: str
 
     # What the other parts give.
 
@@ -153,7 +154,10 @@ class Computing:
         uuid = self._uuids(device)[0]
         if not self._open().emulated and uuid not in [one for lease in self._leases for one in lease.uuids]:
             raise GpuError(f"{uuid} is not leased, so somebody may begin to use it; lease it first")
-        self._do("reset", uuid)
+        try:
+            self._do("reset", uuid)
+        except GpuBusy as exc:
+            raise GpuBusy(exc.reason, exc.processes, self.host) from exc
 
     def _compute(
         self, job: str, uuids: Sequence[str], seconds: float, arguments: Dict[str, Any], limit: float = _SLACK

@@ -27,14 +27,18 @@ class GpuBusy(GpuError):
 
     Attributes:
         processes: Who is on them: a sequence of :class:`easycluster.devices.gpu.Process`.
+        host: Whose devices they are, ``""`` on the host itself.
+        reason: The message without the host.
     """
 
-    def __init__(self, message: str, processes: Sequence[Any] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, processes: Sequence[Any] = (), host: str = "") -> None:
+        super().__init__(f"{host}: {message}" if host else message)
+        self.reason = message
         self.processes = tuple(processes)
+        self.host = host
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return type(self), (self.args[0], self.processes)
+        return type(self), (self.reason, self.processes, self.host)
 
 
 class GpuTimeout(GpuError, TimeoutError):

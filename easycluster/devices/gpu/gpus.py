@@ -132,7 +132,9 @@ class Gpus(Computing):
         if len(free) < count:
             there = [one for one in self.processes if any(one.device in (gpu.uuid, gpu.part_of) for gpu in left)]
             said = "; ".join(f"{one.device} has {one}" for one in there)
-            raise GpuBusy(f"{wanted(count, least, name)}, and {len(free)} of {len(left)} is free: {said}", there)
+            raise GpuBusy(
+                f"{wanted(count, least, name)}, and {len(free)} of {len(left)} is free: {said}", there, self.host
+            )
         uuids, let_go = self._locker([device.uuid for device in free], count, label, wait)
         lease = GpuLease(self, [device for device in free if device.uuid in uuids], let_go)
         self._leases.append(lease)
@@ -140,7 +142,7 @@ class Gpus(Computing):
             # Somebody without our locks may have begun while we waited for them.
             if len(self._unused(lease.devices)) < len(lease.devices):
                 there = [one for one in self.processes if one.device in uuids]
-                raise GpuBusy(f"taken meanwhile: {'; '.join(map(str, there))}", there)
+                raise GpuBusy(f"taken meanwhile: {'; '.join(map(str, there))}", there, self.host)
             self._pin()
         except BaseException:
             lease.release()

@@ -82,29 +82,21 @@ def leased(
         shared: Whether the fixture shares them as if the test were marked ``ec_shared``.
     """
     connect(lab, hosts)
-    _take(request.node, request.addfinalizer, lab, list(hosts), usually, shared)
-    return hosts
+    return _take(request.node, request.addfinalizer, lab, hosts, usually, shared)
 
 
 def lease_chosen(
     request: pytest.FixtureRequest, lab: Lab, needs: list[Need], test: str, *, usually: Mode = "exclusive"
 ) -> Hosts:
-    """Choose hosts and lease them: those leased already first, then free ones; only if none is free, wait.
+    """Choose hosts and lease them: those leased already first, then free ones; if none is free, whichever is next.
 
     Whether a host is free is seen by asking for it, so no more hosts are connected than are needed to find out.
     """
-    busy: list[str] = []
-    first = hosts = select(request.config, lab, needs, test)
-    while not set(busy).intersection(hosts.names):
-        connect(lab, hosts)
-        taken = _take(request.node, request.addfinalizer, lab, list(hosts), usually, False, wait=0.0)
-        if not taken:
-            return hosts
-        if not set(taken).intersection(hosts.names):
-            break  # a lock of the whole lab is taken, so other hosts would not help
-        busy += taken
-        hosts = select(request.config, lab, needs, test, avoid=busy)
-    return leased(request, lab, first, usually=usually)
+
+    def pick(busy: list[str]) -> Hosts:
+        return connect(lab, select(request.config, lab, needs, test, avoid=busy))
+
+    return _take(request.node, request.addfinalizer, lab, pick([]), usually, False, instead=pick)
 
 
 def lease_when_used(request: pytest.FixtureRequest, lab: Lab, hosts: Hosts) -> Hosts:
@@ -112,7 +104,7 @@ def lease_when_used(request: pytest.FixtureRequest, lab: Lab, hosts: Hosts) -> H
 
     def before(host: Host) -> None:
         try:
-            _take(request.node, request.addfinalizer, lab, [host], "shared", True)
+            _take(request.node, request.addfinalizer, lab, lab.only(host.name), "shared", True)
         except BaseException:
             # The next use is none with a lease, either.
             host._connection.before_use = partial(before, host)
@@ -144,14 +136,13 @@ def _take(
     node: Any,
     add_finalizer: Callable[[Callable[[], object]], None],
     lab: Lab,
-    hosts: list[Host],
+    hosts: Hosts,
     usually: Mode,
     shared: bool,
-    wait: float | None = None,
-) -> list[str]:
-    """Take a lease; with ``wait=0`` the names of hosts come back that others have, instead of an error."""
+    instead: Callable[[list[str]], Hosts] | None = None,
+) -> Hosts:
+    """Take a lease of hosts, or of those that ``instead`` gives where others have them; it ends with the fixture."""
     from easycluster.errors import EasyClusterError
-    from easycluster.lab import HostBusy, Hosts
 
     label = lab.leases.label or str(getattr(node, "nodeid", "")) or "a test session"
     devices = _devices_of(node)
@@ -164,31 +155,28 @@ def _take(
     try:
         lease = lab.leases.take(
             hosts,
+            instead=instead,
             shared=is_shared,
             destructive=node.get_closest_marker("ec_destructive") is not None,
             usually=usually,
             locks=_locks_of(node),
             label=label,
-            wait=wait,
             devices=devices,
         )
     except EasyClusterError as exc:
-        if wait == 0.0 and isinstance(exc, HostBusy):
-            return [holder.host for holder in exc.holders]
         cause = exc
     else:
-        given = Hosts(hosts)
-        add_finalizer(partial(_release, node, lease, given))
-        if hosts:
-            node.ihook.pytest_easycluster_leased(config=node.config, node=node, hosts=given)
-        return []
+        add_finalizer(partial(_release, node, lease))
+        if len(lease.hosts):
+            node.ihook.pytest_easycluster_leased(config=node.config, node=node, hosts=lease.hosts)
+        return lease.hosts
     fail(lab.inventory.mask(str(cause)), cause)
 
 
-def _release(node: Any, lease: Lease, hosts: Hosts) -> None:
+def _release(node: Any, lease: Lease) -> None:
     try:
-        if len(hosts):
-            node.ihook.pytest_easycluster_release(config=node.config, node=node, hosts=hosts)
+        if len(lease.hosts):
+            node.ihook.pytest_easycluster_release(config=node.config, node=node, hosts=lease.hosts)
     finally:
         release = lease.release()
         report(node, release)
@@ -240,7 +228,7 @@ class Leases:
         # A test that leases no hosts itself has those of wider fixtures, or none.
         locks = _locks_of(item)
         if locks and not self._lab.leases.has(locks):
-            _take(item, item.addfinalizer, self._lab, [], "shared", True)
+            _take(item, item.addfinalizer, self._lab, self._lab.only(), "shared", True)
         return result
 
     @pytest.hookimpl(wrapper=True)

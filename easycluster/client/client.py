@@ -245,6 +245,15 @@ class BaseClient(Requests, Output):
             raise self._why_unusable()
         return endpoint.control.ask(question, timeout)
 
+    def _ask_keeper_later(
+        self, question: dict[str, Any], told: Callable[[dict[str, Any] | Exception], object]
+    ) -> Callable[[], None]:
+        """As :meth:`_ask_keeper`, without waiting; see :meth:`easycluster.client.monitor.Control.ask_later`."""
+        endpoint = self._endpoint
+        if endpoint is None or isinstance(endpoint, Forked):
+            raise self._why_unusable()
+        return endpoint.control.ask_later(question, told)
+
     def reconnect(self) -> None:
         """Start with a fresh far side: new globals; proxies from before are stale.
 

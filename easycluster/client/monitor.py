@@ -118,6 +118,8 @@ class Control:
         self._question_numbers = itertools.count(1)
         # None while there is no answer yet.
         self._answers: dict[int, dict[str, Any] | None] = {}
+        # Who is told of an answer that nobody waits for here.
+        self._told: dict[int, Callable[[dict[str, Any] | Exception], object]] = {}
         self._incoming: deque[bytes] = deque()
         self._closed_by_peer = ""
 
@@ -234,6 +236,8 @@ class Control:
             # Nobody waits any more for an answer that is not listed.
             if request in self._answers:
                 self._notify(self._answers.__setitem__, request, self._load(body, dict))
+            elif request in self._told:
+                self._tell(request, self._load(body, dict))
         elif kind == Kind.DATA and self.on_data is not None:
             self.on_data(body)
         elif kind == Kind.CREDIT and self.on_data_credit is not None:
@@ -300,6 +304,38 @@ class Control:
             raise ConnectionLost(reason, self.label)
         return answer
 
+    def ask_later(
+        self, question: dict[str, Any], told: Callable[[dict[str, Any] | Exception], object]
+    ) -> Callable[[], None]:
+        """As :meth:`ask`, without waiting.
+
+        Args:
+            question: What is asked.
+            told: Called once in the monitor's thread, with the answer or with why there is none: the link has ended.
+
+        Returns:
+            What has ``told`` not called any more.
+
+        Raises:
+            ConnectionLost: If the link has ended.
+        """
+        number = next(self._question_numbers) & 0xFFFFFFFF
+        self._told[number] = told
+        try:
+            self.send(Kind.ASK, number, pickle.dumps(question, 4))
+        except BaseException:
+            self._told.pop(number, None)
+            raise
+        return lambda: self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        self._told.pop(number, None)
+
+    def _tell(self, number: int, answer: dict[str, Any] | Exception) -> None:
+        told = self._told.pop(number, None)
+        if told is not None:
+            told(answer)
+
     def worker_replaced(self) -> None:
         """Forget the worker that died: a new one is asked for."""
         # It counts from the beginning again: its first answers must not find their output marked as here.
@@ -319,6 +355,8 @@ class Control:
         self._wake_sleepers()
         if self.port is not None:
             self.port.shutdown()
+        for number in list(self._told):
+            self._tell(number, ConnectionLost(reason, self.label))
         self._on_ended(reason)
 
     def tick(self, now: float) -> float:

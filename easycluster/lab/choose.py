@@ -202,8 +202,9 @@ def choose(
 ) -> list[HostEntry]:
     """Pick hosts for every need, each host once.
 
-    Among several ways to do it the first need gets the best hosts it can have, then the second, and so on; best are
-    preferred hosts in their order, then those not to be avoided, then those that come first in the inventory.
+    Hosts to be avoided are taken only if there is no way without them.  Among several ways the first need gets the
+    best hosts it can have, then the second, and so on; best are preferred hosts in their order, then those not to be
+    avoided, then those that come first in the inventory.
 
     Args:
         inventory: The lab.
@@ -223,11 +224,14 @@ def choose(
     for need in wanted:
         check_need(inventory, need)
     rank = {name: number for number, name in enumerate(prefer)}
-    busy = set(avoid)
+    busy = set(avoid).difference(prefer)
     hosts = sorted(inventory.hosts.values(), key=lambda host: (rank.get(host.name, len(rank)), host.name in busy))
     fitting = [[host for host in hosts if not reason_against(host, need, inventory, test)] for need in wanted]
+    others = [[host for host in fits if host.name not in busy] for fits in fitting] if busy else fitting
     try:
-        picked = assign(_slots(wanted, fitting))
+        picked = assign(_slots(wanted, others))
+        if picked is None and busy:
+            picked = assign(_slots(wanted, fitting))
     except TooManySteps as exc:
         raise LabRequestError(f"lab {inventory.name!r}: {' and '.join(map(str, wanted))}: {exc}") from None
     if picked is None:

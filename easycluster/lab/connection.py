@@ -244,8 +244,12 @@ class HostConnection:
         entry = replace(self._entry, timeouts={**self._entry.timeouts, "connect": min(timeout, own)})
         return self._dialer(entry, self._definitions(), self._take_in)
 
-    def come_back(self, end: float) -> Client:
+    def come_back(self, end: float, given_up: threading.Event) -> Client:
         """The client of a host that somebody else reboots; tries again until ``end`` on the monotonic clock.
+
+        Args:
+            end: When.
+            given_up: Set when nobody needs it any more.
 
         Raises:
             ConnectError: If it does not answer by then.
@@ -258,9 +262,9 @@ class HostConnection:
                 self._open(counts=False)
                 return self.session()
             except (ConnectError, SessionError):
-                if time.monotonic() > end:
+                if time.monotonic() > end or given_up.is_set():
                     raise
-            time.sleep(0.5)
+            given_up.wait(0.5)
 
     def end_devices(self) -> list[Exception]:
         """Have devices end what they have on the host; what went wrong comes back."""

@@ -256,10 +256,17 @@ class Lab(Faulty):
             ConnectError: If the only host cannot be reached.
             HostErrors: If some of several cannot.
         """
-        hosts = self.select([make_need(role, count, where, distinct)]).connect()
-        shared = shared or bool(devices)
-        lease = self.leases.take(hosts, shared=shared, destructive=destructive, label=label, wait=wait, devices=devices)
-        return LeasedHosts(hosts, lease)
+        needs = [make_need(role, count, where, distinct)]
+        lease = self.leases.take(
+            self.select(needs).connect(),
+            instead=lambda busy: self.select(needs, avoid=busy).connect(),
+            shared=shared or bool(devices),
+            destructive=destructive,
+            label=label,
+            wait=wait,
+            devices=devices,
+        )
+        return LeasedHosts(lease.hosts, lease)
 
     def devices(self, host: Host) -> dict[str, list[str]]:
         """The devices of a host that this process has for itself, by kind: ``{"gpu": ["GPU-5a1f"]}``."""

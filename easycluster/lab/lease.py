@@ -56,11 +56,13 @@ class Lease:
 
     Attributes:
         label: What it is for.
+        hosts: Those that were asked for.
     """
 
-    def __init__(self, leases: Leases, label: str) -> None:
+    def __init__(self, leases: Leases, label: str, hosts: Hosts) -> None:
         self._leases = leases
         self.label = label
+        self.hosts = hosts
         self._parts: dict[str, Part] = {}
         self._released: Release | None = None
         # What this one ends with, if it was not released before, and how.

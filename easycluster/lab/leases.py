@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.errors import EasyClusterError, SessionError
 from easycluster.lab import between, overboot, picking
-from easycluster.lab.companions import companions_of, end_devices
+from easycluster.lab.companions import end_devices
 from easycluster.lab.holders import Holder, LeaseError, LockRule, Mode
-from easycluster.lab.lease import Lease, Part, Wanted
 from easycluster.lab.occupancy import ANSWER_TIME, Occupancy, who_we_are
 from easycluster.lab.parallel import run_all
 from easycluster.lab.releases import Failure, Leftover, Release
-from easycluster.lab.turns import Turn
+from easycluster.lab.taking import Wish, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from easycluster.lab.host import Host
     from easycluster.lab.lab import Lab
+    from easycluster.lab.lease import Lease, Part, Wanted
 
 __all__ = ["Leases"]
 
@@ -76,6 +76,7 @@ class Leases:
         self,
         hosts: Iterable[Host],
         *,
+        instead: Callable[[list[str]], Iterable[Host]] | None = None,
         shared: bool = False,
         destructive: bool = False,
         usually: Mode = "exclusive",
@@ -90,6 +91,8 @@ class Leases:
 
         Args:
             hosts: Which.
+            instead: Gives other hosts that would do as well, connected, if there are any: called with the names of
+                those that somebody has.  If there are none, it is waited for whichever of them is free first.
             shared: Whether others may use them at the same time, see :meth:`LockRule.mode_for`.
             destructive: Whether nobody may, whatever the lab file says.
             usually: The mode where neither says anything.
@@ -102,64 +105,18 @@ class Leases:
             restore: Whether the ``restore:`` functions of the lab file run at the end.
 
         Raises:
-            HostBusy: If somebody else has one of them for longer than that.
+            HostBusy: If somebody else has one of them, and of those that would do, for longer than that.
             LeaseError: If locks cannot be had at all.
             SessionError: If a host is lost meanwhile.
         """
-        lease = Lease(self, label)
-        for host in hosts:
-            host._connection.check()
-            if host.name not in lease._parts:
-                rule = LockRule.of(host._entry)
-                mode = rule.mode_for(shared=shared, destructive=destructive, usually=usually)
-                wanted = [] if mode == "none" else [_wanted(rule.name, mode, rule.slots)]
-                self._add(lease, host, wanted)
-                # Who has the host alone has its devices, too.
-                if mode == "shared" and self.enabled and host.name in lease._parts:
-                    lease._parts[host.name].kinds = dict(devices or {})
-                    lease._parts[host.name].among = {kind: list(names) for kind, names in (among or {}).items()}
-        for host, rule, mode in companions_of(self._lab, [part.host for part in lease._parts.values()]):
-            self._add(lease, host, [] if mode == "none" else [_wanted(rule.name, mode, rule.slots)])
-        for name in dict.fromkeys(locks):
-            self._add(lease, self._home_of(name), [_wanted(name, "exclusive")])
-        for part in lease._parts.values():
-            part.boots = destructive
-        self._lock_all(lease, self.wait if wait is None else wait)
+        wish = Wish(shared, destructive, usually, tuple(locks), devices or {}, among or {}, label)
+        lease = take(self, hosts, wish, self.wait if wait is None else wait, instead)
         try:
             self._begin(lease, restore)
         except BaseException:
             self._release(lease)
             raise
         return lease
-
-    def _add(self, lease: Lease, host: Host, wanted: list[Wanted]) -> None:
-        client = host._connection.session()
-        if getattr(type(client), "_ask_keeper", None) is None:
-            return  # a dialer of somebody's own, whose clients have no keeper
-        part = lease._parts.setdefault(host.name, Part(host, client, {}))
-        if self.enabled:
-            part.wanted.update({one["name"]: one for one in wanted})
-
-    def _home_of(self, name: str) -> Host:
-        """The host that has a lock of the whole lab: the first of the lab file that every controller reaches."""
-        entries = [entry for entry in self._lab.inventory.hosts.values() if entry.enabled]
-        shared = [entry for entry in entries if entry.target.via != "local" and not entry.settings.get("runs_on")]
-        if not entries:
-            raise LeaseError(f"lock {name!r}: the lab has no host to keep it on")
-        return self._lab._every[(shared or entries)[0].name]
-
-    def _lock_all(self, lease: Lease, wait: float) -> None:
-        turn = Turn(self, lease, wait)
-        try:
-            while True:
-                with self._lock:
-                    in_the_way = self._try(lease, turn.ticket)
-                    if not in_the_way:
-                        self._open.append(lease)
-                        return
-                turn.wait(in_the_way)
-        finally:
-            turn.over()
 
     def _try(self, lease: Lease, ticket: int) -> list[Holder]:
         """Lock everything, or nothing; return who is in the way."""
@@ -439,15 +396,19 @@ class Leases:
         client: Any = host._connection.client()
         return Occupancy(host._entry, client._ask_keeper, self._info, self.directory)
 
+    def _ask_later(
+        self, part: Part, question: dict[str, Any], told: Callable[[dict[str, Any] | Exception], object]
+    ) -> Callable[[], None]:
+        """Ask without waiting; see :meth:`easycluster.client.monitor.Control.ask_later`."""
+        client: Any = part.client
+        forget: Callable[[], None] = client._ask_keeper_later({**question, "directory": self.directory}, told)
+        return forget
+
     def _ask(self, part: Part, question: dict[str, Any], timeout: float = ANSWER_TIME) -> dict[str, Any]:
         answer: dict[str, Any] = part.client._ask_keeper({**question, "directory": self.directory}, timeout)
         if "fault" in answer:
             raise LeaseError(answer["fault"], part.host.name)
         return answer
-
-
-def _wanted(name: str, mode: str, slots: int | None = None) -> Wanted:
-    return {"name": name, "mode": mode, "slots": slots}
 
 
 def _by_name(wanted: Wanted) -> str:

@@ -131,6 +131,9 @@ def test_hosts_to_avoid_come_last_and_preferred_ones_first(inventory):
     assert names(inventory, {"role": "gpu", "count": 2}, avoid=["gpu1", "gpu2"]) == ["gpu3", "both"]
     assert names(inventory, {"role": "gpu", "count": 4}, avoid=["gpu1"]) == ["gpu2", "gpu3", "both", "gpu1"]
     assert names(inventory, {"role": "gpu"}, prefer=["gpu1"], avoid=["gpu1"]) == ["gpu1"]
+    # The first need makes way, if else one to be avoided had to be taken.
+    second = {"role": "gpu", "where": "name == 'gpu1' or name == 'gpu2'"}
+    assert names(inventory, {"role": "gpu"}, second, avoid=["gpu2"]) == ["gpu3", "gpu1"]
 
 
 def test_hosts_left_out_of_this_run_say_so(inventory):

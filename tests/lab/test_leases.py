@@ -197,9 +197,11 @@ def test_a_reboot_needs_the_host_alone(ann):
 def test_lab_lease_locks_until_the_end_of_its_block(ann, bob):
     with ann.lease("gpu", count=2) as hosts:
         assert hosts.names == ["gpu01", "gpu02"]
-        with pytest.raises(HostBusy):
-            bob.lease("gpu", wait=0)
-    bob.lease("gpu", wait=0).release()
+        with pytest.raises(HostBusy, match=r"^gpu01: .*; gpu02: "):
+            bob.lease("gpu", where="name != 'two'", wait=0)
+        with bob.lease("gpu", wait=0) as free:
+            assert free.names == ["two"]
+    bob.lease("gpu", count=3, wait=0).release()
 
 
 # -- reservations, reboots, force ------------------------------------------------

@@ -166,6 +166,13 @@ def test_a_reservation_is_taken_away(session, open_session):
     session.read(0, 1)
 
 
+def test_who_has_not_registered_is_told_so(san):
+    lun = san.create_lun(MIB).number
+    with san.login(lun=lun) as session, pytest.raises(ReservationConflict, match="or we are not registered there with"):
+        session.reserve()
+    san.delete_lun(lun)
+
+
 def test_registrants_may_write_where_only_they_may(session, open_session):
     other, third = open_session(1), open_session()
     session.register(0xA)

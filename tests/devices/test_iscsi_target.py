@@ -67,8 +67,8 @@ def test_who_knows_the_secret_comes_in(guarded, secret):
 
 SECRETS = [
     (None, "authentication failure; no CHAP secret was given"),
-    (("ann", "wrong-secret-"), "authentication failure"),
-    (("bob", "secret-of-ann"), "authentication failure"),
+    (("ann", "wrong-secret-"), "authentication failure; it knows no user 'ann' with the secret that was given"),
+    (("bob", "secret-of-ann"), "authentication failure; it knows no user 'bob' with the secret that was given"),
     (("ann", "secret-of-ann", "tgt", "wrong-secret-"), "the target did not prove that it is 'tgt'"),
     (("ann", "secret-of-ann", "other", "secret-of-tgt"), "the target did not prove that it is 'other'"),
 ]

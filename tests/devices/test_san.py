@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from easycluster.devices.iscsi import discover
 from easycluster.devices.iscsi.errors import ChapRefused, CheckCondition, CommandTimeout, TargetGone
 from easycluster.devices.san import SanTarget, open_san
 from easycluster.devices.san.child import Child, ChildError
-from easycluster.devices.san.conformance import Conformance, compare, parse_conformance
 from easycluster.devices.san.driver import Options, UnitsLost
 from easycluster.devices.san.served import MODULES
 from easycluster.devices.san.target import open_driver
@@ -90,6 +90,95 @@ def test_a_hung_target_goes_on_where_it_was(mine):
             session.write(0, b"h" * 512)
     session.timeout = 20
     assert session.read(0, 1) == b"h" * 512
+
+
+def test_a_hung_target_is_told_nothing_and_says_what_it_has_afterwards(mine):
+    """What a stopped process was asked for meanwhile came late, as the answer to something else."""
+    lun = mine.create_lun(MIB)
+    mine.login()
+    with mine.hung():
+        for ask in (lambda: mine.sessions, lambda: mine.create_lun(MIB), lambda: mine.resize_lun(lun, 2 * MIB)):
+            with pytest.raises(ValueError, match=r"hangs, so it can be told nothing; resume\(\) lets it go on$"):
+                ask()
+    assert mine.resize_lun(lun, 4 * MIB).size == 4 * MIB
+    assert len(mine.sessions) == 1
+    assert list(mine.luns) == [1]
+
+
+def test_an_answer_that_comes_late_is_not_that_of_the_next_call(embedded):
+    child = embedded._driver._child
+    child.stop()
+    child.limit = 0.05
+    with pytest.raises(ChildError, match=r"^the target's process did not answer 'sessions' within 0\.05 s$"):
+        child.call("sessions")
+    child.limit = 20.0
+    child.resume()
+
+    assert embedded.create_lun(MIB).size == MIB
+    assert embedded.sessions == []
+
+
+def test_threads_may_break_a_target_at_the_same_time(embedded):
+    lun = embedded.create_lun(MIB)
+    wrong, done = [], []
+
+    def flap():
+        for _ in range(50):
+            embedded.fail_path(1)
+            embedded.restore_path(1)
+        done.append(True)
+
+    def grow():
+        sizes = [size * MIB for size in range(1, 50)]
+        wrong.extend(size for size in sizes if embedded.resize_lun(lun, size).size != size)
+        done.append(True)
+
+    threads = [threading.Thread(target=what) for what in (flap, grow)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert (wrong, done) == ([], [True, True])
+    assert embedded.reachable == embedded.portals
+
+
+@pytest.mark.parametrize("moment", ["verify", "fill", "perf"])
+def test_a_target_that_dies_in_the_middle_is_an_error_at_once(mine, moment):
+    mine.create_lun(16 * MIB)
+    session = mine.login(timeout=60)
+    session.fill(7)
+    work = {
+        "verify": lambda: session.verify(7),
+        "fill": lambda: session.fill(7, generation=2),
+        "perf": lambda: session.perf(30),
+    }[moment]
+    said = []
+
+    def go_on():
+        try:
+            while True:
+                work()
+        except TargetGone as exc:
+            said.append((time.monotonic(), str(exc)))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    time.sleep(0.1)
+    begin = time.monotonic()
+    mine.crash()
+    thread.join(60)
+
+    ((end, text),) = said
+    assert end - begin < 20
+    assert text.startswith(f"{mine.portals[0]}: ")
+    mine.restart()
+    assert {bad.kind for bad in mine.login().verify(7)} <= {"future"}
+
+
+def test_a_portal_that_is_none_is_named(embedded):
+    with pytest.raises(IndexError, match=r"has no portal 2; there are 2, from 0: 127\.0\.0\.1:\d+, 127\.0\.0\.1:\d+$"):
+        embedded.login(2)
 
 
 def test_nothing_is_left_of_a_target(mine, tmp_path):
@@ -306,96 +395,3 @@ def test_the_process_of_a_target_is_sent_all_that_it_needs_and_no_more():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) | {"easycluster.errors"} == set(MODULES)
-
-
-# ------------------------------------------------------------ judged by others
-
-SAID = """
-Suite: CompareAndWrite
-  Test: Simple ...passed
-  Test: Miscompare ...    [FAILED] COMPAREANDWRITE successful but should have failed
-FAILED
-    1. test_compareandwrite_miscompare.c:57  - CU_ASSERT_EQUAL(_r,0)
-  Test: Unwritten ...    [SKIPPED] COMPAREANDWRITE is not implemented.
-passed
-Suite: Unmap
-  Test: VPD ...passed    [INFO] said while it was put away
-"""
-SUMMARY = """
-Run Summary:    Type  Total    Ran Passed Failed Inactive
-               tests      4      4      3      1        0
-Tests completed with return value: 0
-"""
-
-
-def test_the_table_of_the_judge_is_read():
-    found = parse_conformance(SAID + SUMMARY)
-    assert found.passed == ["CompareAndWrite.Simple", "Unmap.VPD"]
-    assert found.failed == ["CompareAndWrite.Miscompare"]
-    assert found.skipped == ["CompareAndWrite.Unwritten"]
-    assert str(found) == "2 passed, 1 failed, 1 skipped"
-
-
-def test_a_judge_that_fell_is_no_pass():
-    found = parse_conformance(SAID + "  Test: Simple ...    [INFO] about to fall\n")
-    assert found.failed == ["CompareAndWrite.Miscompare", "Unmap.Simple"]
-    assert str(found).endswith(", and the program did not come to its end")
-    assert parse_conformance("") == Conformance((), False)
-
-
-def test_two_tables_stand_side_by_side():
-    one = parse_conformance(SAID + SUMMARY)
-    other = parse_conformance(SAID.replace("FAILED\n", "passed\n") + SUMMARY)
-    assert compare({"tgtd": one, "ours": other}).splitlines() == [
-        "test                            tgtd      ours",
-        "CompareAndWrite.Miscompare    failed    passed",
-        "CompareAndWrite.Unwritten    skipped   skipped",
-        "passed of 4                        2         3",
-        "failed of 4                        1         0",
-        "skipped of 4                       1         1",
-    ]
-
-
-# Why each is right to fail.  The first asks for a block and expects another one where physical blocks are larger than
-# logical ones, the second writes ones and expects zeroes, the third sends its data with the command once it has
-# reconnected, where there is no number that could be wrong.
-NOT_PASSED = {"GetLBAStatus.UnmapSingle", "WriteSame10.UnmapUntilEnd", "iSCSIdatasn.iSCSIDataSnInvalid"}
-
-
-# All takes half a minute, and 10 s of a processor: in CI, and here what is quick and has most to say.
-SUITES = ["SCSI", "iSCSI"]
-if os.environ.get("CI") != "true":
-    names = ["GetLBAStatus", "Inquiry", "ModeSense6", "ProutReserve", "ProutPreempt", "ReportSupportedOpcodes", "Unmap"]
-    SUITES = [*(f"SCSI.{name}" for name in names), "iSCSI.iSCSIResiduals", "iSCSI.iSCSITMF"]
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("suite", SUITES)
-def test_our_target_passes_all_of_libiscsi_that_it_can(embedded, suite):
-    require("iscsi-test-cu", "libiscsi-bin")
-    found = embedded.conformance(suite)
-    assert found.complete
-    failed = [result for result in found.results if result.outcome == "failed"]
-    assert {result.name for result in failed} <= NOT_PASSED, failed
-    # Some skip themselves when the machine is slow.
-    assert len(found.passed) >= {"SCSI": 180, "iSCSI": 13}.get(suite, 1)
-    assert embedded.luns == {}
-
-
-def test_without_the_judge_there_is_no_verdict(embedded, monkeypatch):
-    monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(
-        Unsupported, match=r"^conformance: iscsi-test-cu is not installed; Debian has it in libiscsi-bin$"
-    ):
-        embedded.conformance()
-    assert embedded.luns == {}
-
-
-def test_other_initiators_find_our_target(embedded):
-    program = require("iscsi-ls", "libiscsi-bin")
-    embedded.create_lun(MIB)
-    done = subprocess.run(
-        [program, "-s", f"iscsi://{embedded.portals[0]}"], capture_output=True, text=True, timeout=30, check=True
-    )
-    for portal in embedded.portals:
-        assert f"Target:{embedded.iqn} Portal:{portal},1\nLun:1    Type:DIRECT_ACCESS" in done.stdout

@@ -287,6 +287,8 @@ class Login:
 
     def _refuse(self, status: int) -> None:
         if status in (0x0201, 0x0202) and self._stage == _SECURITY:
-            detail = "" if self._chap is not None else "no CHAP secret was given"
+            detail = "no CHAP secret was given"
+            if self._chap is not None:
+                detail = f"it knows no user {self._chap.user!r} with the secret that was given"
             raise ChapRefused(self._portal, status, detail)
         raise LoginRefused(self._portal, status, f"target {self._iqn}" if self._iqn else "")

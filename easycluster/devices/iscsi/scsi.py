@@ -176,6 +176,9 @@ def status_error(where: str, command: str, status: int, sense: bytes) -> ScsiErr
         message = f"{where}: {command}: {sense_text(said)}"
         return kind(message, command, said.key, said.asc, said.ascq, said.information)
     words = _STATUS_WORDS.get(status, "failed")
+    if status == Status.RESERVATION_CONFLICT and command == "PERSISTENT RESERVE OUT":
+        # SPC-5 has this status for those who are not registered, too.
+        words += ", or we are not registered there with this key"
     message = f"{where}: {command}: {words} (status 0x{status:02x})"
     if status == Status.RESERVATION_CONFLICT:
         return ReservationConflict(message, command, status)

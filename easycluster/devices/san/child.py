@@ -3,8 +3,8 @@
 Parent and child speak JSON, a line for each request and each answer::
 
     parent -> child   {"sources": {module: [file name, is it a package, text], ...}, "main": module}
-    parent -> child   {"call": "create", "arguments": {...}}
-    child  -> parent  {"result": ...}  or  {"error": "ValueError", "text": "..."}
+    parent -> child   {"number": 1, "call": "create", "arguments": {...}}
+    child  -> parent  {"number": 1, "result": ...}  or  {"number": 1, "error": "ValueError", "text": "..."}
 
 The child ends when its standard input does, so it does not outlive the parent however that ends.
 """
@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -78,6 +79,9 @@ class Child:
         self.limit = limit
         self._what = what
         self._read = b""
+        # One call at a time, and an answer that came too late for its call is not the next one's.
+        self._lock = threading.Lock()
+        self._number = 0
         sources = {"easycluster": ["<easycluster>/__init__.py", True, ""]}
         for package in packages:
             _gather(package, sources)
@@ -111,8 +115,10 @@ class Child:
             ValueError: If it says so.
             ChildError: If it is gone, takes too long or failed otherwise.
         """
-        self._send({"call": name, "arguments": arguments})
-        return self._answer(name)
+        with self._lock:
+            self._number += 1
+            self._send({"number": self._number, "call": name, "arguments": arguments})
+            return self._answer(name)
 
     def _send(self, message: Dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -126,16 +132,18 @@ class Child:
         assert self._process.stdout is not None
         fd = self._process.stdout.fileno()
         deadline = time.monotonic() + self.limit
-        while b"\n" not in self._read:
-            ready, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0.0))
-            if not ready:
-                raise ChildError(f"{self._what}'s process did not answer {name!r} within {self.limit:g} s")
-            data = os.read(fd, 65536)
-            if not data:
-                raise ChildError(f"{self._what}'s process has ended{self._last_words()}")
-            self._read += data
-        line, _, self._read = self._read.partition(b"\n")
-        answer = json.loads(line)
+        answer: Dict[str, Any] = {}
+        while answer.get("number") != self._number:
+            while b"\n" not in self._read:
+                ready, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0.0))
+                if not ready:
+                    raise ChildError(f"{self._what}'s process did not answer {name!r} within {self.limit:g} s")
+                data = os.read(fd, 65536)
+                if not data:
+                    raise ChildError(f"{self._what}'s process has ended{self._last_words()}")
+                self._read += data
+            line, _, self._read = self._read.partition(b"\n")
+            answer = json.loads(line)
         if answer.get("error") == "ValueError":
             raise ValueError(answer["text"])
         if "error" in answer:
@@ -201,13 +209,13 @@ def _gather(name: str, sources: Dict[str, List[Any]]) -> None:
 def serve(functions: Dict[str, Any]) -> None:
     """Answer requests until the parent is gone; the child's half."""
     out, text = sys.stdout.buffer, sys.stdin.buffer
-    out.write(b'{"result": null}\n')
+    out.write(b'{"number": 0, "result": null}\n')
     out.flush()
     for line in iter(text.readline, b""):
         request = json.loads(line)
         try:
-            answer = {"result": functions[request["call"]](**request["arguments"])}
+            answer: Dict[str, Any] = {"result": functions[request["call"]](**request["arguments"])}
         except Exception as exc:  # noqa: BLE001  # goes to the parent
             answer = {"error": type(exc).__name__, "text": str(exc)}
-        out.write(json.dumps(answer).encode() + b"\n")
+        out.write(json.dumps({"number": request["number"], **answer}).encode() + b"\n")
         out.flush()

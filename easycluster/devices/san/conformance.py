@@ -14,6 +14,7 @@ anything counts as passed there; here it is *skipped*::
 
 from __future__ import annotations
 
+import difflib
 import re
 import shutil
 import subprocess
@@ -124,6 +125,7 @@ def run_conformance(
 
     Raises:
         Unsupported: If it is not installed.
+        ValueError: If it has no such tests.
     """
     program = program or shutil.which(PROGRAM) or ""
     if not program:
@@ -147,6 +149,11 @@ def run_conformance(
         found = parse_conformance(output.decode("utf-8", "replace"))
         results += found.results
         complete = complete and found.complete
+    if complete and not results:
+        # It says that all is well if there is nothing to do.
+        near = difflib.get_close_matches(str(tests), _suites(program, limit), 3)
+        advice = f"; there is {' and '.join(near)}" if near else ""
+        raise ValueError(f"{PROGRAM} has no tests {tests!r}{advice}; '{PROGRAM} -l' lists all")
     return Conformance(tuple(results), complete)
 
 

@@ -42,6 +42,7 @@ class EmbeddedDriver(ServerObject):
         self._paths: Dict[int, str] = {}
         self._failed: Dict[str, str] = {}
         self._child: Optional[Child] = None
+        self._hangs = False
         try:
             self._luns, self._paths = adopted(options)
             self._start(list(options.portals))
@@ -71,10 +72,15 @@ class EmbeddedDriver(ServerObject):
         found: List[str] = self._child.call("open", portals=portals, iqn=self.iqn, chap=chap, remove=remove)
         return found
 
-    def _now(self) -> Child:
+    def _there(self) -> Child:
         if self._child is None:
             raise ValueError("the target has crashed or is closed; restart() brings it back after a crash")
         return self._child
+
+    def _now(self) -> Child:
+        if self._hangs:
+            raise ValueError("the target hangs, so it can be told nothing; resume() lets it go on")
+        return self._there()
 
     def portals(self) -> List[str]:
         """Addresses."""
@@ -139,15 +145,18 @@ class EmbeddedDriver(ServerObject):
 
     def hang(self) -> None:
         """Stop the process."""
-        self._now().stop()
+        self._there().stop()
+        self._hangs = True
 
     def resume(self) -> None:
         """Let it go on."""
-        self._now().resume()
+        self._there().resume()
+        self._hangs = False
 
     def crash(self) -> None:
         """Kill the process."""
-        child, self._child = self._now(), None
+        child, self._child = self._there(), None
+        self._hangs = False
         child.close()
 
     def restart(self) -> None:

@@ -90,7 +90,12 @@ class SanTarget:
     @property
     def reachable(self) -> List[str]:
         """The portals that answer now."""
-        return [portal for portal in self.portals if self._answers(portal)]
+        # One that hangs has the whole limit, so all are asked at once.
+        from concurrent.futures import ThreadPoolExecutor
+
+        portals = self.portals
+        with ThreadPoolExecutor(max(1, len(portals))) as looks:
+            return [portal for portal, answers in zip(portals, looks.map(self._answers, portals)) if answers]
 
     def _answers(self, portal: str) -> bool:
         try:
@@ -122,7 +127,7 @@ class SanTarget:
             TargetGone: If nothing answers there.
             CommandTimeout: If it did not answer in time.
         """
-        address = self.portals[portal] if isinstance(portal, int) else portal
+        address = self._address(portal)
         secret = self.chap if chap is _SAME else Chap.of(chap)
         if host is _SAME:
             host = self.initiators[0] if self.initiators else None
@@ -147,6 +152,7 @@ class SanTarget:
 
         Raises:
             Unsupported: If ``iscsi-test-cu`` is not there, or the target makes no units.
+            ValueError: If it has no such tests.
         """
         lun = self.create_lun(size)
         try:
@@ -238,7 +244,14 @@ class SanTarget:
         self._driver.close()
 
     def _address(self, portal: Union[int, str]) -> str:
-        return self.portals[portal] if isinstance(portal, int) else portal
+        if isinstance(portal, str):
+            return portal
+        portals = self.portals
+        try:
+            return portals[portal]
+        except IndexError:
+            count = f"there are {len(portals)}, from 0" if portals else "it has none"
+            raise IndexError(f"{self.iqn} has no portal {portal}; {count}: {', '.join(portals)}") from None
 
 
 def open_san(

@@ -111,6 +111,9 @@ class TgtDriver(ServerObject):
         return {**os.environ, "TGT_IPC_SOCKET": os.path.join(self._control, "s")}
 
     def _admin(self, operation: str, mode: str, *arguments: str) -> str:
+        self._now()
+        if self._hangs:
+            raise ValueError("tgtd hangs, so it can be told nothing; resume() lets it go on")
         program = os.path.join(os.path.dirname(self._program), "tgtadm")
         words = [program, "-C", "0", "--lld", "iscsi", "--op", operation, "--mode", mode, *arguments]
         try:

@@ -181,6 +181,10 @@ class Endpoint:
             # Who did not answer in time will not say goodbye either.
             farewell = 0.0 if isinstance(exc, ConnectTimeout) else 0.5
             self.close(ConnectionClosed("the session did not come up", self.label), timeout=farewell)
+            if isinstance(exc, ConnectionLost):
+                # Lost before there was anything to lose.
+                text = f"{self.label}: the session did not come up: {exc.reason}"
+                raise ConnectError(text, self.label, self._carrier.words()) from exc
             if isinstance(exc, OSError) and not isinstance(exc, EasyClusterError):
                 # This machine has no descriptor, process or memory left for it.
                 text = f"{self.label}: the session did not come up: {exc.strerror or exc}"

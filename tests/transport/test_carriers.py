@@ -1,11 +1,15 @@
-"""Data links over ssh: which one is taken when the better one comes late."""
+"""Carriers: data links over ssh that come late, and links that break before there is a session."""
 
 from __future__ import annotations
+
+import contextlib
 
 import pytest
 
 from easycluster import Client
-from easycluster.errors import ConnectTimeout
+from easycluster.errors import ConnectError, ConnectTimeout
+from easycluster.server import spawn_local
+from easycluster.transport.carriers import GatewayCarrier
 from easycluster.transport.direct import DataPipes
 
 
@@ -25,3 +29,18 @@ def test_pipes_that_come_too_late_give_way_to_the_channel(handed_over, sshd, mon
         assert client.eval("'x' * 100000") == "x" * 100000
         client.execblock("import os; before = os.getpid()")
         assert client.eval("os.getpid() == before") is True
+
+
+def test_a_link_that_breaks_before_there_is_a_session_is_an_error_of_the_connect(monkeypatch):
+    """Not a loss of a connection, which nobody has had."""
+    open_control = GatewayCarrier.open_control
+
+    def open_and_break(carrier, control, timeout):
+        open_control(carrier, control, timeout)
+        carrier.kill()
+        with contextlib.suppress(EOFError):
+            carrier._gateway._channel.waitclose(20)
+
+    monkeypatch.setattr(GatewayCarrier, "open_control", open_and_break)
+    with pytest.raises(ConnectError, match="^local: the session did not come up: "):
+        spawn_local(label="local")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from easycluster import deadline
+from easycluster.client.observing import unobserved
 from easycluster.errors import ConnectError, EasyClusterError, SessionError, Unsupported
 from pytest_easycluster.access import fail
 from pytest_easycluster.again import names_of_hosts
@@ -89,7 +90,7 @@ class GpuTests:
     def _begin(self, host: Host) -> None:
         """Count faults from here on, where there is hardware: emulated devices have none."""
         # A host that is lost, or a driver that does not work, is the test's to find.
-        with contextlib.suppress(SessionError, ConnectError, EasyClusterError):
+        with contextlib.suppress(SessionError, ConnectError, EasyClusterError), unobserved():
             if not host._connection.is_open:
                 return
             if host.name not in self._has_driver:
@@ -107,7 +108,7 @@ class GpuTests:
                 continue
             mine = self._lab.devices(host).get("gpu", [])
             try:
-                with deadline(_TIME):
+                with deadline(_TIME), unobserved():
                     found += [f"{host.name}: {line}" for line in gpus.end_watch(mine)]
             except (SessionError, ConnectError, Unsupported):
                 continue  # the verdict on a host that is lost is another

@@ -55,6 +55,16 @@ SETTINGS: Final[tuple[tuple[str, str, tuple[str, ...] | None, str], ...]] = (
         "say which call a test waits in once its host has printed nothing for so long; 60s by default",
     ),
     (
+        "chaos",
+        "FAULTS",
+        None,
+        (
+            "break hosts on purpose, such as 'gpu02:drop@call=3,san1:freeze=20s', and say what came of it: "
+            "drop, kill, crash, freeze, slow and reboot, @call, @test, @time and @random"
+        ),
+    ),
+    ("chaos-seed", "N", None, "what decides when random faults of --ec-chaos come; shown in the header"),
+    (
         "max-lost",
         "N",
         None,

@@ -76,8 +76,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_easycluster.session import start
 
         start(config)
-    elif config.getoption("ec_simulate"):
-        raise pytest.UsageError("--ec-simulate needs a lab file: give --ec-inventory FILE")
+    else:
+        for word in ("simulate", "chaos"):
+            if config.getoption(f"ec_{word}"):
+                raise pytest.UsageError(f"--ec-{word} needs a lab file: give --ec-inventory FILE")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -17,6 +17,7 @@ from pytest_easycluster.farside import enable
 from pytest_easycluster.giving import make_fixtures
 from pytest_easycluster.gpus import GpuTests
 from pytest_easycluster.guards import register
+from pytest_easycluster.options import setting
 from pytest_easycluster.plugin import FARSIDE
 from pytest_easycluster.report import LiveOutput, add_sections, header
 from pytest_easycluster.unsupported import Skipper
@@ -64,6 +65,10 @@ def start(config: pytest.Config) -> None:
     config.pluginmanager.register(GpuTests(lab), "easycluster-gpus")
     # Last: a fault of the hardware may be what cannot be done.
     config.pluginmanager.register(Skipper(), "easycluster-unsupported")
+    if setting(config, "chaos").value:
+        from pytest_easycluster.chaos import begin as begin_chaos
+
+        begin_chaos(config, lab)
     if config.getoption("ec_plan"):
         from pytest_easycluster.plan import Plan
 

@@ -401,6 +401,10 @@ class Endpoint:
         if data is not None:
             data.close()
 
+    def cut(self) -> None:
+        """Cut the link, as if a cable was pulled: the far side and this one find out by themselves."""
+        self._carrier.kill()
+
     def _kill_local(self) -> None:
         """Make blocked reads return: the other end of a pipe has to go for that."""
         self._carrier.kill()

@@ -13,6 +13,7 @@ from easycluster.lab import away
 from easycluster.lab.boots import HostIsOff
 from easycluster.lab.dial import DEFAULT_CONNECT_TIMEOUT
 from easycluster.lab.losses import Aftermath, LossMemory, NotLost, boot_id, is_loss, kernel_log, name_host, way_out
+from easycluster.lab.target import SIMULATED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -198,7 +199,8 @@ class HostConnection:
         before, self.boot_id = self.boot_id, boot_id(client) or self.boot_id
         changed = before and before != self.boot_id
         if changed and not self.may_reboot and not self.was_asked(client, before):
-            self._reboots.append(kernel_log(client))
+            # Of a simulated host it is this machine's.
+            self._reboots.append("" if self._entry.target.via == SIMULATED else kernel_log(client))
         self.may_reboot = False
 
     # Boots that were asked for -----------------------------------------------------------------

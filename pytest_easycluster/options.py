@@ -70,6 +70,8 @@ SETTINGS: Final[tuple[tuple[str, str, tuple[str, ...] | None, str], ...]] = (
         None,
         "end the run once N hosts were lost; by default the tests of other hosts go on",
     ),
+    ("report", "FILE", None, "write a page about the run, its hosts and what happened on them, such as lab.html"),
+    ("trace", "DIR", None, "write a trace of each test with hosts, for ui.perfetto.dev, to this folder"),
 )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_easycluster.options import add_options
+from pytest_easycluster.options import add_options, setting
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -52,7 +52,7 @@ MARKERS = (
 HOOKS = tuple(f"pytest_easycluster_{word}" for word in ("lab", "leased", "release", "verdict", "lost"))
 
 COLLECTING, TRACEBACKS, FARSIDE = "easycluster-collecting", "easycluster-tracebacks", "easycluster-farside"
-KEYS = "easycluster-keys"
+KEYS, REPORT = "easycluster-keys", "easycluster-report"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,6 +80,19 @@ def pytest_configure(config: pytest.Config) -> None:
         for word in ("simulate", "chaos"):
             if config.getoption(f"ec_{word}"):
                 raise pytest.UsageError(f"--ec-{word} needs a lab file: give --ec-inventory FILE")
+    if _is_to_be_reported(config, bool(wanted)):
+        from pytest_easycluster.reporting.recorder import start as start_recording
+
+        start_recording(config)
+
+
+def _is_to_be_reported(config: pytest.Config, has_lab: bool) -> bool:
+    """Whether anything is to be written about the run."""
+    if config.getoption("collectonly", False) or config.getoption("ec_plan") or _is_left_out(config, REPORT):
+        return False
+    if setting(config, "report").value or setting(config, "trace").value:
+        return True
+    return has_lab and bool(os.environ.get("GITHUB_STEP_SUMMARY") or config.getoption("htmlpath", None))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -160,6 +173,7 @@ def pytest_runtest_makereport(
         if hosts:
             path, line, title = report.location
             report.location = (path, line, f"{title} on {', '.join(hosts)}")
+            report.ec_on = hosts  # type: ignore[attr-defined]  # ours
     return report
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import pytest
+
+from pytest_easycluster.again import names_of_hosts
 
 if TYPE_CHECKING:
     from easycluster.lab import Inventory, Lab
 
 # How long one host may keep a report waiting for output that is on its way.
 FLUSH_TIMEOUT = 0.5
+
+# Names of the hosts that fixtures of the lab gave to the test, as they hang on a report.
+GIVEN: Final = "ec_given"
 
 Sections = list[tuple[str, str]]
 SECTIONS = pytest.StashKey[Sections]()
@@ -27,6 +32,20 @@ def add_sections(item: pytest.Item, report: pytest.TestReport, lab: Lab) -> None
             phase = "" if report.when == "call" else f" {report.when}"
             sections.append((f"Captured remote {stream} [{host}]{phase}", text))
     report.sections.extend(sections)
+
+
+def add_hosts(item: pytest.Item, report: pytest.TestReport, lab: Lab) -> None:
+    """Say on the report which hosts the test has, those of its module or session included; JUnit has them, too."""
+    names = names_of_hosts(item)
+    if not names:
+        return
+    setattr(report, GIVEN, names)
+    if report.when == "teardown":
+        known = lab.inventory.hosts
+        roles = dict.fromkeys(role for name in names if name in known for role in known[name].roles)
+        found = [("ec_hosts", " ".join(names)), ("ec_roles", " ".join(roles))]
+        item.user_properties += found
+        report.user_properties += found
 
 
 class LiveOutput:

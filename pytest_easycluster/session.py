@@ -19,7 +19,7 @@ from pytest_easycluster.gpus import GpuTests
 from pytest_easycluster.guards import register
 from pytest_easycluster.options import setting
 from pytest_easycluster.plugin import FARSIDE
-from pytest_easycluster.report import LiveOutput, add_sections, header
+from pytest_easycluster.report import LiveOutput, add_hosts, add_sections, header
 from pytest_easycluster.unsupported import Skipper
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ class LabSession:
         # What a far side says while another kind of test runs is for the next one that uses the lab.
         if self._fixtures.intersection(getattr(item, "fixturenames", ())):
             add_sections(item, report, self.lab)
+            add_hosts(item, report, self.lab)
         return report
 
     @pytest.hookimpl(trylast=True)

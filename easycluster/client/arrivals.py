@@ -12,6 +12,7 @@ import select
 import socket
 import threading
 import time
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,6 @@ from easycluster.errors import RemoteException
 from easycluster.link.pending import Pending
 
 if TYPE_CHECKING:
-    import weakref
-
     from easycluster.client.client import BaseClient
     from easycluster.client.response import NonblockingResponse
     from easycluster.client.session import NearSession
@@ -66,45 +65,34 @@ class Completion:
             function(argument)
 
 
-class Items(list[Any]):
-    """A deque of a frame or none: an empty deque has room for 64 and takes 600 bytes."""
-
-    __slots__ = ()
-
-    def popleft(self) -> Any:
-        """Take the first one off."""
-        return self.pop(0)
+def nothing(pending: Pending) -> None:
+    """What there is to do for a response when its answer is here."""
 
 
 class Outstanding(Pending):
     """A nonblocking request: what its response waits for, which the caller may have dropped.
 
     Attributes:
-        response: The response.
+        dropped: Whether the response is gone, and nobody has waited for it.
         taken: Whether somebody has waited for it, successfully or not.
         keep: The response itself, once something besides its caller waits for it.
         quiet: Whether nothing but its caller waits for it.
     """
 
-    __slots__ = ("keep", "quiet", "response", "taken")
+    __slots__ = ("__weakref__", "dropped", "keep", "quiet", "taken")
 
     def __init__(self, operation: tuple[Any, ...]) -> None:
-        # As the others do it, without the call: thousands of these are made at once.
-        self.items = Items()  # type: ignore[assignment]  # has what is used of one
+        # As the others do it, without the call; and easycluster.client.gather without this one.
+        self.items = ()
         self.lock = None
         self.request = 0
         self.operation = operation
         self.blocking = False
-        self.on_done = _nothing
+        self.on_done = nothing
         self.started = _monotonic()
-        self.response: weakref.ref[NonblockingResponse] | None = None
-        self.taken = False
+        self.dropped = self.taken = False
         self.keep: NonblockingResponse | None = None
         self.quiet = True
-
-
-def _nothing(pending: Pending) -> None:
-    pass
 
 
 class Arrivals:
@@ -122,7 +110,8 @@ class Arrivals:
         # Not to wait for: whoever holds it does what others would.
         self._settling = threading.RLock()
         self._due: deque[Pending] = deque()
-        self._responses: deque[weakref.ref[NonblockingResponse]] = deque()
+        # As long as their callers have the responses.
+        self._responses: deque[weakref.ref[Outstanding]] = deque()
         self.notifier: _Notifier | None = None
 
     def sort(self) -> None:
@@ -136,8 +125,8 @@ class Arrivals:
             if not isinstance(pending, Outstanding):
                 self._due.append(pending)
                 self.urgent = True
-            elif self._response(pending) is not None and pending.response is not None:
-                self._responses.append(pending.response)
+            elif self._is_wanted(pending):
+                self._responses.append(weakref.ref(pending))
 
     def settle(self) -> None:
         """Sort if somebody waits for that, and do what has become due; else forget what was waited for."""
@@ -162,17 +151,17 @@ class Arrivals:
             finally:
                 self._settling.release()
 
-    def _response(self, pending: Outstanding) -> NonblockingResponse | None:
-        """Return the response if it lives and nobody has waited for it yet; tell those who watch it."""
-        response = pending.response() if pending.response is not None else None
-        if response is None:
+    def _is_wanted(self, pending: Outstanding) -> bool:
+        """Return whether the response lives and nobody has waited for it yet; tell those who watch it."""
+        if pending.dropped:
             if pending.on_done is not None:
                 pending.on_done(pending)
-            return None
+            return False
         if pending.taken:
-            return None
-        response._arrived()
-        return response
+            return False
+        if pending.keep is not None:
+            pending.keep._arrived()
+        return True
 
     def run_due(self) -> int:
         """Call the completion functions whose calls have finished; return how many."""
@@ -199,8 +188,8 @@ class Arrivals:
                 if self._due:
                     pending = self._due.popleft()
                 elif self._responses:
-                    response = self._responses.popleft()()
-                    if response is not None and not response.taken:
+                    answered = self._responses.popleft()()
+                    if answered is not None and not (answered.taken or answered.dropped):
                         return True
                     continue
                 else:
@@ -209,8 +198,7 @@ class Arrivals:
                 continue
             if isinstance(pending, Outstanding):
                 # One that was dropped counts: somebody may read as many responses as calls were made.
-                dropped = pending.response is None or pending.response() is None
-                if self._response(pending) is not None or dropped:
+                if self._is_wanted(pending) or pending.dropped:
                     return True
             elif pending.on_done is not None:
                 pending.on_done(pending)
@@ -254,8 +242,8 @@ class Arrivals:
         responses = self._responses
         while responses:
             with contextlib.suppress(IndexError):
-                response = responses[0]()
-                if response is not None and not response.taken:
+                answered = responses[0]()
+                if answered is not None and not (answered.taken or answered.dropped):
                     return True
                 responses.popleft()
         return bool(self._due or self.completions)

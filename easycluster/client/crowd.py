@@ -15,8 +15,7 @@ from _thread import allocate_lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from easycluster.client.arrivals import Items
-from easycluster.link.pending import Pending
+from easycluster.link.pending import Items, Pending
 from easycluster.link.session import LOOK_UP, PATIENCE
 from easycluster.wire.frames import PLAIN_HEADER, Kind, plain_kind
 from easycluster.wire.pickling import STACK_GLOBAL
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["make_call_among_others"]
 
 _PLAIN_CALL = plain_kind(Kind.CALL)
-_REPLY = Kind.REPLY
+_REPLY, _VALUE = Kind.REPLY, Kind.VALUE
 _pack, _loads = PLAIN_HEADER.pack, pickle.loads
 
 
@@ -40,7 +39,7 @@ class _Call(Pending):
     __slots__ = ()
 
     def __init__(self, operation: tuple[Any, ...]) -> None:
-        self.items = Items()  # type: ignore[assignment]  # has what is used of a deque
+        self.items = Items()
         self.lock = None
         self.request = 0
         self.operation = operation
@@ -100,6 +99,8 @@ def make_call_among_others(client: BaseClient, session: NearSession) -> Callable
             owner()._given_up(session, pending, exc)
             raise
         kind, flags, _request, _thread, answer, buffers = items[0]
+        if kind == _VALUE and not completions:
+            return answer
         if kind != _REPLY or flags or buffers or completions or STACK_GLOBAL in answer:
             request = 0
             return owner()._finished(session, None, pending, None, None, origexc)

@@ -13,26 +13,29 @@ from __future__ import annotations
 
 import pickle
 import weakref
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from easycluster.client.arrivals import Outstanding
+from easycluster.client.arrivals import Outstanding, nothing
 from easycluster.client.response import NonblockingResponse
+from easycluster.link.operations import Op
+from easycluster.link.runs import LEAST_INT, MOST_ARGUMENTS, MOST_INT, MOST_TEXT, TINY
 from easycluster.link.sending import GATHER, GATHER_BODY
 from easycluster.link.session import name_parts
 from easycluster.wire.frames import PLAIN_HEADER, Kind, plain_kind
-from easycluster.wire.pickling import FAILED, STACK_GLOBAL, is_plain_dumps, keep, met, required, take_met
+from easycluster.wire.pickling import FAILED, STACK_GLOBAL, holds_bulk, is_plain_dumps, keep, met, required, take_met
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from easycluster.client.client import BaseClient
     from easycluster.client.session import NearSession
 
 __all__ = ["make_start"]
 
-_PLAIN_CALL = plain_kind(Kind.CALL)
+_CALL, _PLAIN_CALL = Op.CALL, plain_kind(Kind.CALL)
 _pack = PLAIN_HEADER.pack
-_dumps = pickle.dumps
+_dumps, _new = pickle.dumps, object.__new__
 
 
 def make_start(
@@ -54,38 +57,68 @@ def make_start(
         client = owner()
         if inside or deadlines or required or special or dropped:
             return client._request(operation, True)
-        try:
-            body = _dumps(operation, 5, buffer_callback=keep)
-        except Exception:  # noqa: BLE001  # whatever it is, the careful way gives the error
-            body = FAILED
-        except BaseException:
-            dump = take_met()
-            if dump is not None:
-                dump.take_back()
-            raise
-        buffers: Sequence[memoryview] = ()
-        small = len(body) <= GATHER_BODY and not met and STACK_GLOBAL not in body
-        if not small:
-            body, buffers = values.finish_dumps(operation, name_parts, body, take_met())
         thread = 0 if one_thread else client._thread_number(None)
-        asked = Outstanding(operation)
-        response = NonblockingResponse(client, session, asked)
-        request = 0
+        entry: Any = None
+        if not thread and operation[0] == _CALL:
+            _operation, name, args, kwargs = operation
+            if not kwargs and len(args) <= MOST_ARGUMENTS:
+                for value in args:
+                    form = value.__class__
+                    if form is int:
+                        if LEAST_INT <= value <= MOST_INT:
+                            continue
+                    elif form in TINY or (form is str and len(value) <= MOST_TEXT):
+                        continue
+                    break
+                else:
+                    if len(name) <= MOST_TEXT:
+                        request = next(ids)
+                        entry = request, name, args
+        if entry is None:
+            if holds_bulk(operation):
+                # It would be copied before that is noticed.
+                return client._request(operation, True)
+            try:
+                body = _dumps(operation, 5, buffer_callback=keep)
+            except Exception:  # noqa: BLE001  # whatever it is, the careful way gives the error
+                body = FAILED
+            except BaseException:
+                dump = take_met()
+                if dump is not None:
+                    dump.take_back()
+                raise
+            if len(body) > GATHER_BODY or met or STACK_GLOBAL in body:
+                body, buffers = values.finish_dumps(operation, name_parts, body, take_met())
+                return client._start_pickled(session, operation, body, buffers, thread)
+            request = next(ids)
+            entry = _pack(len(body), _PLAIN_CALL, request, thread) + body
+        # What their __init__ do.
+        asked = _new(Outstanding)
+        asked.items = ()
+        asked.lock = None
+        asked.request = request
+        asked.operation = operation
+        asked.blocking = False
+        asked.on_done = nothing
+        asked.started = monotonic()
+        asked.dropped = False
+        asked.taken = False
+        asked.keep = None
+        asked.quiet = True
+        response = _new(NonblockingResponse)
+        response._session = session
+        response._pending = asked
+        response.client = client
         try:
-            if not small:
-                session.send_request(asked, body, buffers, thread)
-                return response
-            asked.request = request = next(ids)
             pending[request] = asked
-            gathered.append(_pack(len(body), _PLAIN_CALL, request, thread) + body)
-            if len(pending) == 1 or len(gathered) >= GATHER:
+            gathered.append(entry)
+            if len(gathered) >= GATHER or len(pending) == 1:
                 session.flush()
             elif not session.flush_due:
                 session.gathered_some()
         except BaseException as exc:
-            if request:
-                pending.pop(request, None)
-                exc.easycluster_request = request  # type: ignore[attr-defined]  # it was sent, perhaps
+            pending.pop(request, None)
+            exc.easycluster_request = request  # type: ignore[attr-defined]  # it was sent, perhaps
             client._call_failed(session, operation, exc)
             raise
         return response

@@ -15,6 +15,9 @@ __all__ = ["GlobalProxy"]
 
 
 _CALL = Op.CALL
+_NONBLOCKING = {"nonblocking": True}
+# One for all: nobody changes it.
+_NO_KEYWORDS: dict[str, Any] = {}
 # Keywords of a remote call besides ``nonblocking``.
 _special = frozenset({"oncomplete", "onerror", "threadid", "origexc"})
 
@@ -34,17 +37,18 @@ class GlobalProxy:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what the name stands for."""
-        operation = (_CALL, self._name, args, kwargs)
-        for value in args:
-            if value.__class__ in BULKY and len(value) >= BULK:
-                # The quick ways would copy it before they notice.
-                return self._client._request(operation, *take_keywords(kwargs))
         if kwargs:
+            if kwargs == _NONBLOCKING:
+                return self._client._start((_CALL, self._name, args, _NO_KEYWORDS))
             if kwargs.get("nonblocking") is True and _special.isdisjoint(kwargs):
                 del kwargs["nonblocking"]
-                return self._client._start(operation)
-            return self._client._request(operation, *take_keywords(kwargs))
-        return self._client._call(operation)
+                return self._client._start((_CALL, self._name, args, kwargs))
+            return self._client._request((_CALL, self._name, args, kwargs), *take_keywords(kwargs))
+        for value in args:
+            if value.__class__ in BULKY and len(value) >= BULK:
+                # The quick way would copy it before it notices.
+                return self._client._request((_CALL, self._name, args, kwargs))
+        return self._client._call((_CALL, self._name, args, kwargs))
 
     def __getattr__(self, name: str) -> Any:
         # Not a property: an AttributeError out of one would bring Python here for another try.

@@ -198,6 +198,20 @@ class Requests(Calls):
             raise
         return self._finished(session, None, pending, None, None, origexc)
 
+    def _start_pickled(
+        self, session: NearSession, operation: tuple[Any, ...], body: bytes, buffers: Sequence[memoryview], thread: int
+    ) -> NonblockingResponse:
+        """Go on with a nonblocking call after it was pickled, for :attr:`_start`."""
+        asked = Outstanding(operation)
+        client: Any = self  # as in _request
+        response = NonblockingResponse(client, session, asked)
+        try:
+            session.send_request(asked, body, buffers, thread)
+        except BaseException as exc:
+            self._call_failed(session, operation, exc)
+            raise
+        return response
+
     def _finish_call(self, session: NearSession, pending: Pending | None, answer: bytes, origexc: bool | str) -> Any:
         """Wait for the answer to a plain call, or take the one there is, for :attr:`_call`."""
         message = (Kind.REPLY, 0, 0, 0, answer[HEADER.size :], ()) if pending is None else None
@@ -266,7 +280,7 @@ class Requests(Calls):
         try:
             session.wait_some(pending, limit)
             while pending.items[0][0] == Kind.CALL:
-                session.answer(pending.items.popleft())
+                session.answer(pending.take())
                 session.wait_some(pending, limit)
             # The answer stays where it is meanwhile: if a signal handler raises, it is dropped there.
             self._wait_for_output(pending.items[0])
@@ -275,7 +289,7 @@ class Requests(Calls):
         except BaseException as exc:
             self._given_up(session, pending, exc)
             raise
-        return self._loaded(session, pending.items.popleft())
+        return self._loaded(session, pending.take())
 
     def _given_up(self, session: NearSession, pending: Pending, exc: BaseException) -> None:
         """Raise why the session has ended if that is why a wait has; else nobody wants the answer any more."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import threading
 import time
-import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,9 @@ __all__ = ["NonblockingResponse"]
 
 _REPLY = Kind.REPLY
 _loads = pickle.loads
-# Answers that may lie among the completions although they were waited for.
-_UNSETTLED = 64
+# One response of so many, a power of two, sees when it is waited for to the completions, where answers lie that were
+# waited for.  Each would do this for one answer only, if many came at once.
+_OTHERS = 64 - 1
 
 
 # The value, what the call raised, and why there is no answer.
@@ -47,6 +47,7 @@ class NonblockingResponse:
 
     # Most responses are waited for once, by one thread, and need none of these.
     _outcome: _Outcome | None = None
+    _origexc: bool | str = True
     _cancelled = False
     _callbacks: deque[Callable[[Any], object]] | None = None
     _lazy_condition: threading.Condition | None = None
@@ -60,13 +61,15 @@ class NonblockingResponse:
         self._session = session
         self._pending = pending
         self.client = client
-        self._origexc = origexc
-        pending.response = weakref.ref(self)
+        if origexc is not True:
+            self._origexc = origexc
 
     def __del__(self) -> None:
         # As little as can be: an exception of a signal handler that comes in here is dropped.
         if self._outcome is None and "_pending" in self.__dict__:
-            self._session.unwanted.append(self._pending)
+            pending = self._pending
+            pending.dropped = True
+            self._session.unwanted.append(pending)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Which refuses, and says why.
@@ -115,10 +118,16 @@ class NonblockingResponse:
             SessionError: If the session has ended.
             Exception: What the call raised.
         """
-        pending, outcome = self._pending, self._outcome
-        if pending.items and outcome is None and pending.keep is None:
+        pending = self._pending
+        items = pending.items
+        outcome: _Outcome | None = None
+        if items.__class__ is tuple:
+            if items and not pending.taken and pending.keep is None:
+                pending.taken = True
+                self._outcome = outcome = (items[0][4], None, None)
+        elif items and self._outcome is None and pending.keep is None:
             try:
-                kind, flags, _request, _thread, body, buffers = pending.items[0]
+                kind, flags, _request, _thread, body, buffers = items[0]
             except IndexError:  # another thread has just taken it
                 kind = flags = 0
             if kind == _REPLY and not flags and not buffers and STACK_GLOBAL not in body:
@@ -129,11 +138,12 @@ class NonblockingResponse:
                     raise self._session.values.not_rebuilt(exc) from exc
                 # One step, so that two threads that do this get the same.
                 outcome = self.__dict__.setdefault("_outcome", (value, None, None))
-                client = self.client
-                arrivals = client._arrivals
-                if arrivals.urgent or arrivals.notifier is not None or len(arrivals.completions) > _UNSETTLED:
-                    client._after_wait()
-                return outcome[0]
+        if outcome is not None:
+            client = self.client
+            arrivals = client._arrivals
+            if arrivals.urgent or arrivals.notifier is not None or not pending.request & _OTHERS:
+                client._after_wait()
+            return outcome[0]
         outcome = self._wait(timeout)
         value, error, failure = outcome
         try:

@@ -31,6 +31,7 @@ class NearSession(PeerSession):
     """
 
     label = ""
+    entry_kind = Kind.CALL
 
     def __init__(self, *args: Any, services: dict[str, Callable[..., Any]], **kwargs: Any) -> None:
         self._services = services
@@ -136,9 +137,12 @@ class Unwanted:
 
     def __call__(self, pending: Pending) -> None:
         """Drop all that has come."""
+        if pending.items.__class__ is tuple:
+            # A value or none: there is nothing to give back.
+            return
         with contextlib.suppress(IndexError):  # another thread does this too
             while True:
-                self.drop(self._session, pending.items.popleft())
+                self.drop(self._session, pending.take())
 
     def drop(self, session: NearSession, message: Frame) -> None:
         """Give back what one frame brought."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from easycluster.far.output import unseen
 from easycluster.far.session import Interrupted
 from easycluster.link.operations import Op
+from easycluster.link.runs import LEAST_INT, MOST_INT, MOST_TEXT, TINY
 from easycluster.link.sending import GATHER, GATHER_BODY
 from easycluster.wire.frames import PLAIN_HEADER, Kind, plain_kind
 from easycluster.wire.pickling import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["make_serve_waiting"]
 
 _KIND_CALL, _PLAIN_REPLY = Kind.CALL, plain_kind(Kind.REPLY)
+_CALLS, _OPERATION = Kind.CALLS, Kind.OPERATION
 _CALL = Op.CALL
 _dumps, _loads = pickle.dumps, pickle.loads
 _pack = PLAIN_HEADER.pack
@@ -52,7 +54,8 @@ def make_serve_waiting(worker: Worker, session: WorkerSession, thread: FarThread
     inside, special, dropped, gathered = session.inside, session.special, session._dropped, session.gathered
     operations, values, namespace = session._operations, session.values, worker.namespace
     names, hidden, get_global = namespace.names, namespace.hidden, namespace.get_global
-    waiting, unwanted, ident = thread.inbox.items, worker.cancelled, thread.ident
+    inbox, unwanted, ident = thread.inbox, worker.cancelled, thread.ident
+    waiting = inbox.items
     begin, ended = thread.running.append, thread.running.pop
 
     def serve_waiting() -> None:
@@ -60,20 +63,25 @@ def make_serve_waiting(worker: Worker, session: WorkerSession, thread: FarThread
         operation: Any = None
         while waiting and not (special or required):
             kind, flags, request, _number, body, bulk = waiting[0]
-            if kind != _KIND_CALL or flags or bulk:
-                break
+            if kind != _OPERATION:
+                if kind == _CALLS:
+                    session.take_apart(waiting.popleft(), inbox)
+                    continue
+                if kind != _KIND_CALL or flags or bulk:
+                    break
             waiting.popleft()
             buffers: Any = ()
             operation = None
             inside[ident] = request
-            kind = Kind.REPLY
             try:
                 # In this order, see Worker.cancel.
                 begin(request)
                 if unwanted and request in unwanted:
                     raise Interrupted
                 operation = body
-                if STACK_GLOBAL in body:
+                if kind == _OPERATION:
+                    pass
+                elif STACK_GLOBAL in body:
                     operation = values.loads(body)
                 else:
                     try:
@@ -89,43 +97,52 @@ def make_serve_waiting(worker: Worker, session: WorkerSession, thread: FarThread
                 ended()
                 if unwanted:
                     session.finish(request)
-                try:
-                    # Large bytes would be copied.
-                    is_bulk = value.__class__ in BULKY and len(value) >= BULK
-                    body = FAILED if is_bulk else _dumps(value, 5, buffer_callback=keep)
-                except Exception:  # noqa: BLE001  # whatever it is, the careful way gives the error
-                    body = FAILED
-                plain = len(body) <= GATHER_BODY and not met and STACK_GLOBAL not in body
-                if not plain:
-                    body, buffers = values.finish_dumps(value, "result", body, take_met())
+                kind = Kind.REPLY
+                form = value.__class__
+                if form is int:
+                    tiny = LEAST_INT <= value <= MOST_INT
+                else:
+                    tiny = form in TINY or (form is str and len(value) <= MOST_TEXT)
+                if not tiny:
+                    try:
+                        # Large bytes would be copied.
+                        is_bulk = form in BULKY and len(value) >= BULK
+                        body = FAILED if is_bulk else _dumps(value, 5, buffer_callback=keep)
+                    except Exception:  # noqa: BLE001  # whatever it is, the careful way gives the error
+                        body = FAILED
+                    plain = len(body) <= GATHER_BODY and not met and STACK_GLOBAL not in body
+                    if not plain:
+                        body, buffers = values.finish_dumps(value, "result", body, take_met())
             except BaseException as exc:  # noqa: BLE001 - whatever it is, the caller gets it
                 dump = take_met()
                 if dump is not None:
                     dump.take_back()
                     dump = None
                 session.finish(request)
-                if operation is None:
+                if operation is None and body.__class__ is bytes:
                     # It was cancelled while it waited: nobody has received what it refers to.
                     values.discard(body)
-                plain = False
+                tiny = plain = False
                 kind = Kind.RAISE
                 value = exc
                 body, buffers = session.dump_failure(exc)
-            if plain and not (unseen or dropped or special):
+            if (tiny or plain) and not (unseen or dropped or special):
                 del inside[ident]
-                gathered.append(_pack(len(body), _PLAIN_REPLY, request, 0) + body)
+                gathered.append((request, value) if tiny else _pack(len(body), _PLAIN_REPLY, request, 0) + body)
                 if len(gathered) >= GATHER:
                     session.flush()
                 elif waiting and not session.flush_due:
                     # The next call may take long.
                     session.gathered_some(True)
             else:
+                if tiny:
+                    body = _dumps(value, 5)
                 flags, mark = session.mark()
                 del inside[ident]
                 # Behind all that is gathered.
                 session.send(kind, request, body, buffers, mark, flags)
                 # Who sends something by reference looks at our variables, and Python keeps what they were then.
-                value = operation = function = body = buffers = None  # type: ignore[assignment]
+                value = operation = function = body = buffers = None
                 locals()
                 if session.items.kept:
                     session.items.kept.pop(request, None)

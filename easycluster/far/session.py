@@ -9,10 +9,12 @@ import sys
 from _thread import get_ident
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
+from easycluster.errors import RemoteProtocolError
 from easycluster.far import output
 from easycluster.link.items import Pace, load_entry
 from easycluster.link.operations import Op, PeerSession, describe_operation
 from easycluster.link.pending import Waiter
+from easycluster.link.runs import taken_apart
 from easycluster.wire.frames import MARKED, NESTED, SINGLE_THREAD, Frame, Kind
 from easycluster.wire.tracebacks import is_ours
 
@@ -87,6 +89,15 @@ class WorkerSession(PeerSession):
             # There are as many threads as the system allows.
             self.worker.refuse_later(request, exc)
             return None
+
+    def take_apart(self, message: Frame, inbox: Waiter) -> None:
+        """Put the calls of a run into the front of an inbox."""
+        try:
+            calls = taken_apart(message)
+        except RemoteProtocolError as exc:
+            self.end(exc)
+        else:
+            inbox.items.extendleft(reversed(calls))
 
     def begin(self, request: int) -> None:
         """Note that ``request`` runs in this thread; refuse it if it was cancelled already."""

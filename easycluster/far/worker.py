@@ -211,6 +211,9 @@ class Worker:
                 message = inbox.items.popleft()
                 if message[0] == Kind.STOP_THREAD:
                     return
+                if message[0] == Kind.CALLS:
+                    session.take_apart(message, inbox)
+                    continue
                 self._answer(session, message)
                 del message
             except Interrupted as exc:

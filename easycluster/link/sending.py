@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Deque, List, NoReturn, Optional
 from easycluster.errors import LocalProtocolError
 from easycluster.link.flusher import flush_soon
 from easycluster.link.pending import Expired
+from easycluster.link.runs import join
 from easycluster.wire.frames import HEADER, MAX_INLINE, FrameEncoder, Kind, compress, frame
 
 if TYPE_CHECKING:
@@ -48,12 +49,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Gathered:
-    """Frames that go out in one write; sealed when their turn comes."""
+    """Frames and entries of runs that go out in one write; put together and sealed when their turn comes."""
 
-    __slots__ = ("_data", "_number", "_seal", "frames")
+    __slots__ = ("_data", "_kind", "_number", "_seal", "frames")
 
-    def __init__(self, seal: Optional[Callable[[int, bytes], bytes]], number: int) -> None:
-        self.frames: List[bytes] = []
+    def __init__(self, seal: Optional[Callable[[int, bytes], bytes]], number: int, kind: int) -> None:
+        self.frames: List[Any] = []
+        self._kind = kind
         self._seal = seal
         self._number = number
         self._data: Optional[bytes] = None
@@ -61,7 +63,7 @@ class Gathered:
     def __bytes__(self) -> bytes:
         data = self._data
         if data is None:
-            data = b"".join(self.frames)
+            data = join(self.frames, self._kind)
             if self._seal is not None:
                 data = self._seal(self._number, data)
             self._data = data
@@ -77,9 +79,12 @@ class Sender:
         writer_at_work: Whether whoever holds the writing lock writes now.  The quick way does not take
             it: it says so in ``sending`` first and looks at this then, the others do it the other
             way round.
-        gathered: Small frames that wait for others to go with; whoever appends calls
-            :meth:`gathered_some` afterwards.
+        gathered: Small frames, and entries of runs (:mod:`easycluster.link.runs`), that wait for others to go with;
+            whoever appends calls :meth:`gathered_some` afterwards.
+        entry_kind: What an entry is, a CALL or a REPLY.
     """
+
+    entry_kind = Kind.REPLY
 
     if TYPE_CHECKING:
         # The session's own.
@@ -105,7 +110,7 @@ class Sender:
         self._writing = threading.RLock()
         self.writer_at_work = False
         self.sending: Any = None
-        self.gathered: Deque[bytes] = deque()
+        self.gathered: Deque[Any] = deque()
         # Whether somebody is on the way who sends what is gathered.
         self.flush_due = False
         # How many threads were woken and will have something to send in a moment, perhaps.  Without who has woken
@@ -185,7 +190,7 @@ class Sender:
         queue, gathered = self._outgoing, self.gathered
         while gathered:
             number = queue[-1][2] if queue else self._number
-            record = Gathered(self._seal, number)
+            record = Gathered(self._seal, number, self.entry_kind)
             queue.append((record, [], number if self._seal is None else number + 1))
             # One step; what is appended meanwhile stays for the next record.
             record.frames.extend(map(_take, itertools.repeat(gathered, min(len(gathered), GATHER))))

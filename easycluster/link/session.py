@@ -19,8 +19,9 @@ from _thread import allocate_lock, get_ident
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
-from easycluster.errors import LocalProtocolError, ProtocolError
-from easycluster.link.pending import Expired, Pending, Waiter, wake
+from easycluster.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
+from easycluster.link.pending import Expired, Items, Pending, Waiter, wake
+from easycluster.link.runs import load_run
 from easycluster.link.sending import Sender, locks_here, own
 from easycluster.link.watcher import Watcher
 from easycluster.wire.frames import COMPRESSED, NESTED, Frame, FrameDecoder, Kind, decompress
@@ -41,7 +42,8 @@ NAP = 1.0
 
 _monotonic = time.monotonic
 _take = deque.popleft
-_REPLY, _RAISE = Kind.REPLY, Kind.RAISE
+_REPLY, _RAISE, _REPLIES = Kind.REPLY, Kind.RAISE, Kind.REPLIES
+_OPERATION, _VALUE = Kind.OPERATION, Kind.VALUE
 
 
 def name_parts(operation: Tuple[Any, ...]) -> List[str]:
@@ -133,6 +135,8 @@ class Session(Sender):
     def load(self, message: Frame) -> Any:
         """Return the value a frame carries."""
         body = message[4]
+        if message[0] >= _OPERATION:
+            return body
         if message[1] & COMPRESSED:
             body = decompress(body, self._decoder.max_frame)
         return self.values.loads(body, message[5])
@@ -232,16 +236,15 @@ class Session(Sender):
             OSError: If the link has ended and nothing is left to take.
         """
         self.wait_some(waiter, deadline)
-        return waiter.items.popleft()
+        return waiter.take()
 
     def wait_some(self, waiter: Waiter, deadline: Optional[float] = None) -> None:
         """As :meth:`wait_item`, but leave the frame where it is."""
-        items = waiter.items
         gathered, reading = self.gathered, self._reading
         if reading._is_owned():
             self._reclaim(reading)
         try:
-            while not items:
+            while not waiter.items:
                 if self._ended is not None:
                     raise self._ended
                 if gathered:
@@ -253,7 +256,7 @@ class Session(Sender):
                         continue
                 if reading.acquire(blocking=False):
                     try:
-                        while not items and self._ended is None:
+                        while not waiter.items and self._ended is None:
                             self._pump(deadline)
                     finally:
                         self._leave_role()
@@ -332,7 +335,7 @@ class Session(Sender):
             waiter.lock = None
             if not waiter.items and self.ended is not None:
                 raise self.ended
-        return waiter.items.popleft()
+        return waiter.take()
 
     def _reading_is_free(self) -> bool:
         if self._reading.acquire(blocking=False):
@@ -415,7 +418,10 @@ class Session(Sender):
                     ready.popleft()
                     continue
                 # In this order: interrupted in between, the next round adds it again, and only the first is taken.
-                answered.items.append(message)
+                if answered.items.__class__ is tuple:
+                    answered.items = Items((message,))
+                else:
+                    answered.items.append(message)
                 ready.popleft()
                 pending.pop(request, None)
                 if answered.on_done is not None:
@@ -430,6 +436,14 @@ class Session(Sender):
                     except RuntimeError:
                         # It is free already, as in wake().
                         pass
+                continue
+            if kind == _REPLIES:
+                try:
+                    found = self._hand_out(load_run(message[4]))
+                except ProtocolError as exc:
+                    return self.end(exc)
+                ready.popleft()
+                completed, urgent = completed or found[0], urgent or found[1]
                 continue
             waiter: Optional[Waiter] = None
             if flags & NESTED and kind == Kind.CALL:
@@ -451,9 +465,42 @@ class Session(Sender):
             self.completed(urgent)
         return None
 
+    def _hand_out(self, run: List[Tuple[int, Any]]) -> Tuple[bool, bool]:
+        """Hand the answers of a run out, as :meth:`_digest` does with answers that come alone.
+
+        Returns:
+            Whether there were any with ``on_done``, and whether one of these is not quiet.
+        """
+        pending, completions = self.pending, self.completions
+        completed = urgent = False
+        try:
+            for request, value in run:
+                answered = pending.get(request)
+                if answered is None:
+                    # There is nothing to give back.
+                    continue
+                if answered.items.__class__ is tuple:
+                    answered.items = ((_VALUE, 0, request, 0, value, ()),)
+                else:
+                    answered.items.append((_VALUE, 0, request, 0, value, ()))
+                pending.pop(request, None)
+                if answered.on_done is not None:
+                    completions.append(answered)
+                    completed = True
+                    urgent = urgent or not answered.quiet
+                lock = answered.lock
+                if lock is not None:
+                    self.awake += 1
+                    wake(lock)
+        except (TypeError, ValueError) as exc:
+            raise RemoteProtocolError("a run has entries that are no answers") from exc
+        return completed, urgent
+
     def late(self, message: Frame) -> None:
         """An answer that nobody waits for any more: give back the references it carries."""
         body = message[4]
+        if message[0] >= _OPERATION:
+            return
         try:
             if message[1] & COMPRESSED:
                 body = decompress(body, self._decoder.max_frame)

@@ -18,6 +18,7 @@ With LARGE the body begins with the sizes of buffers that follow the frame as bu
      ...   -   -   the pickle, or nothing: then the first buffer is the pickle
 
 With COMPRESSED the pickle is a number of bytes (Q, 8) and that many bytes deflated (RFC 1950).
+The body of CALLS and REPLIES is one pickle of many calls or answers (:mod:`easycluster.link.runs`).
 
 On a trusted link (a pipe, ssh) frames and bulk simply follow one another.  On TCP frames travel in
 records, and bulk in chunks, each with a tag (:mod:`easycluster.wire.records`)::
@@ -97,7 +98,7 @@ class Kind:
 
     HELLO = 1
     CALL = 2
-    BATCH = 3
+    CALLS = 3
     REPLY = 4
     RAISE = 5
     RELEASE = 6
@@ -119,9 +120,15 @@ class Kind:
     STOP_THREAD = 22
     ASK = 23
     ANSWER = 24
+    REPLIES = 25
+
+    # Never on the wire: a call out of a run of CALLS, a reply out of REPLIES.  The operation or the value, rebuilt
+    # already, is in the place of the body.
+    OPERATION = 26
+    VALUE = 27
 
 
-_LAST_KIND = 24
+_LAST_KIND = 25
 
 # Thread number that stands for a new thread for this request alone.
 SINGLE_THREAD = 0xFFFFFFFF

@@ -35,7 +35,7 @@ class Port:
         (Kind.DIED, 0, pickle.dumps({"signal": 9})),
         (Kind.SYNCED, 2, b""),
         (Kind.LOG, 0, pickle.dumps({"name": "lab", "levelno": "a lot", "msg": ""})),
-        (25, 0, b""),
+        (26, 0, b""),
     ],
 )
 def test_a_message_that_makes_no_sense_ends_its_own_link_only(kind, thread, body):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -32,6 +33,19 @@ define_common(
 
     def fail(item):
         raise ValueError(item)
+
+    def kind(item):
+        return type(item).__name__
+
+    def count(*args, **kwargs):
+        return len(args) + len(kwargs)
+
+    def same_objects(first, second):
+        return first is second
+
+    def change(**kwargs):
+        kwargs["key"] = 1
+        return len(kwargs)
 
     def say(item):
         print("said", item)
@@ -116,6 +130,40 @@ def test_large_and_small_calls_keep_their_order(client):
     responses = [client.note(large if number % 5 == 0 else number, nonblocking=True) for number in range(50)]
     assert [response.wait() for response in responses] == [large if n % 5 == 0 else n for n in range(50)]
     assert client.eval("[type(each) is bytes for each in seen]") == [n % 5 == 0 for n in range(50)]
+
+
+EDGES = [
+    *(sign * (2**63 + offset) for sign in (1, -1) for offset in (-1, 0, 1)),
+    10**3000,
+    *("e" * size for size in (0, 64, 65, 2000)),
+    "\U0001f600" * 64,
+    "\ud800",
+    *(0.0, -0.0, float("inf"), True, False, None, b"bytes", (1, 2), [3], {"k": 4}),
+]
+
+
+def test_values_at_the_edges_of_what_travels_in_one_pickle_arrive_as_they_are(client):
+    responses = [client.note(edge, nonblocking=True) for edge in EDGES for _ in range(3)]
+    answers = [response.wait() for response in responses][::3]
+    assert [(type(answer), repr(answer)) for answer in answers] == [(type(edge), repr(edge)) for edge in EDGES]
+    responses = [client.kind(signal.SIGINT, nonblocking=True), client.kind(2, nonblocking=True)]
+    assert [response.wait() for response in responses] == ["Signals", "int"]
+
+
+def test_names_and_arguments_of_any_number_and_length_travel(client):
+    long = "n" * 100
+    client.execblock(f"def {long}(*args, **kwargs): return len(args) + len(kwargs)")
+    responses = [client.count(*range(count), nonblocking=True) for count in range(10)]
+    responses += [client.count(1, 2, key=count, nonblocking=True) for count in range(3)]
+    responses += [getattr(client, long)(*range(count), nonblocking=True) for count in range(6)]
+    assert [response.wait() for response in responses] == [*range(10), 3, 3, 3, *range(6)]
+
+
+def test_what_a_call_was_given_is_its_own(client):
+    pair = (1, 2)
+    responses = [client.same_objects(pair, pair, nonblocking=True) for _ in range(3)]
+    responses += [client.change(nonblocking=True) for _ in range(3)]
+    assert [response.wait() for response in responses] == [True, True, True, 1, 1, 1]
 
 
 def test_a_call_of_many_is_cancelled_alone(client):

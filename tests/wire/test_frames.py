@@ -315,7 +315,7 @@ def test_a_chunk_with_one_wrong_bit_is_refused(index, size):
     ("wire", "message"),
     [
         ("00000000 00 00 0000 00000000 00000000", "a frame of kind 0 with 0 bytes is not allowed"),
-        ("00000000 19 00 0000 00000000 00000000", "a frame of kind 25 with 0 bytes is not allowed"),
+        ("00000000 1a 00 0000 00000000 00000000", "a frame of kind 26 with 0 bytes is not allowed"),
         ("00030001 02 00 0000 00000000 00000000", "a frame of kind 2 with 196609 bytes is not allowed"),
         ("00000000 02 01 0000 00000000 00000000", "a frame cannot announce 0 buffers in 0 bytes"),
         ("00000002 02 01 0000 00000000 00000000 0000", "a frame cannot announce 0 buffers in 2 bytes"),

@@ -113,4 +113,4 @@ def _refuse(host: Host, what: str) -> None:
     if through:
         raise Unsupported(what, f"{host.name} has no system of its own here, its code runs on {through}")
     if entry.target.via == "local":
-        raise Unsupported(what, f"{host.name} is this machine")
+        raise Unsupported(what, f"{host.name} is this machine, where the tests run")

@@ -17,7 +17,7 @@ def write(text):
         with open("/dev/kmsg", "w") as file:
             file.write(f"{text}\n")
     except OSError as exc:
-        pytest.skip(f"the kernel's log cannot be written: {exc.strerror}")
+        pytest.skip(f"needs root: nobody else writes into the kernel's log ({exc.strerror})")
 
 
 def test_only_what_was_said_since_is_news():

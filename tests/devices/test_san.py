@@ -247,7 +247,7 @@ def tgt():
 def test_a_path_of_tgtd_fails_and_comes_back(tgt, how):
     require("nft", "nftables")
     if os.geteuid() != 0:
-        pytest.skip("packets are filtered by root only")
+        pytest.skip("needs root: packets are filtered by root only")
     tgt.create_lun(MIB)
     session, other = tgt.login(0), tgt.login(1)
     session.fill(3)
@@ -265,7 +265,7 @@ def test_a_path_of_tgtd_fails_and_comes_back(tgt, how):
 def test_a_cut_path_is_mended_by_the_system_when_its_owner_dies(tgt):
     program = require("nft", "nftables")
     if os.geteuid() != 0:
-        pytest.skip("packets are filtered by root only")
+        pytest.skip("needs root: packets are filtered by root only")
     tgt.fail_path(0)
     table = tgt._driver._cuts._table
     assert table in subprocess.run([program, "list", "tables"], capture_output=True, text=True, check=True).stdout

@@ -187,7 +187,7 @@ def test_a_lease_pins_by_uuid_and_sets_back(suite, tmp_path, played):
 
 
 def test_a_device_that_somebody_uses_is_refused_with_his_name(suite, tmp_path, played):
-    played(processes=f"{UUID}, 1, /sbin/init, 14195\n")
+    played(processes=f"{UUID}, 1, 14195, /sbin/init\n")
     recorded_suite(
         suite,
         tmp_path,
@@ -205,7 +205,7 @@ def test_a_device_that_somebody_uses_is_refused_with_his_name(suite, tmp_path, p
 
 
 def test_devices_that_somebody_uses_are_busy_and_no_fault_of_the_product(suite, tmp_path, played):
-    played(processes=f"{UUID}, 1, /sbin/init, 14195\n")
+    played(processes=f"{UUID}, 1, 14195, /sbin/init\n")
     recorded_suite(
         suite,
         tmp_path,
@@ -307,6 +307,29 @@ def test_a_test_after_which_the_tool_fails_is_told(suite, tmp_path, played):
     result.stdout.fnmatch_lines(
         ["  gpu01: the state of its GPUs cannot be read any more: nvidia-smi: a device has fallen off the bus: *"]
     )
+
+
+def test_a_test_after_which_the_tool_hangs_is_told_and_the_run_goes_on(suite, tmp_path, played):
+    played()
+    recording(tmp_path, "stuck", [("--query", "hang", "")])
+    recorded_suite(
+        suite,
+        tmp_path,
+        """
+        def test_it(node):
+            import os
+            os.rename(FOLDER + "/stuck", FOLDER + "/nvidia-smi")
+
+        def test_of_something_else():
+            pass
+        """,
+    )
+    (suite.pytester.path / "conftest.py").write_text("import pytest_easycluster.gpus as gpus\ngpus._TIME = 2.0\n")
+
+    result = suite.run()
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["  gpu01: the state of its GPUs cannot be read any more: *"])
 
 
 # ------------------------------------------------------------ locks

@@ -214,7 +214,6 @@ class Turn:
 
     def _await_boot(self, line: _Line) -> None:
         """Have a host that is rebooted tell us when it is back; in a thread of its own, others may call us first."""
-        line.reboots = False
         line.answer_by = self._began + self._wait + ANSWER_TIME
         part, connection = line.obstacle.part, line.obstacle.part.host._connection
 
@@ -222,6 +221,7 @@ class Turn:
             try:
                 part.client = connection.come_back(self._began + self._wait, line.over)
             except (SessionError, ConnectError) as exc:
+                line.reboots = False
                 self._news.put((line, exc))
             else:
                 # What there was to ask is asked anew.

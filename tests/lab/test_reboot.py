@@ -160,6 +160,36 @@ def test_who_waits_for_a_host_that_is_rebooted_goes_on_waiting_and_sees_no_crash
     assert (bob.take_reboots(), eve.take_reboots()) == ({}, {})
 
 
+def test_who_waits_for_any_of_two_hosts_gets_the_one_that_is_free_while_the_other_is_down(run, box):
+    ann, bob, eve = run(), run(), run()
+    first, second, got = take(ann), take(eve, "gpu02"), []
+    bob.only("gpu01", "gpu02").connect()
+
+    def wait():
+        with bob.lease("gpu", where="name == 'gpu01' or name == 'gpu02'", wait=SOON) as hosts:
+            got.extend(hosts.names)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not bob.told:
+        time.sleep(0.01)
+    box["gpu01"].set_boot_seconds(600)
+    ann["gpu01"].power("off")
+    end = time.monotonic() + SOON
+    while bob["gpu01"]._connection.is_open:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+    second.release()
+    thread.join(SOON)
+
+    assert got == ["gpu02"]
+    assert bob.told[0].startswith("waiting for the first of gpu01 gpu02: ")
+    box["gpu01"].set_boot_seconds(0.1)
+    ann["gpu01"].power("on", timeout=SOON)
+    first.release()
+
+
 def test_a_reservation_of_ones_own_holds_over_a_reboot(run):
     ann, bob = run(), run()
     ann.leases._info["owner"] = "ann@ci"

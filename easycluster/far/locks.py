@@ -28,6 +28,7 @@ import time
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from easycluster.errors import EasyClusterError
+from easycluster.far.reservations import hurried, made, valid
 from easycluster.far.waiting import Calls, WaitingLine, choice, clashing, competing
 
 __all__ = ["DIRECTORY", "LockDirectory", "LockFault"]
@@ -102,7 +103,7 @@ class LockDirectory:
                     kept = self._reservation(name)
                     if kept.get("once"):
                         # It was kept for this, and has served.
-                        self._write_reservation(name, _valid(kept.get("earlier")))
+                        self._write_reservation(name, valid(kept.get("earlier")))
         return []
 
     def picked(self, wish: Record) -> List[str]:
@@ -175,14 +176,8 @@ class LockDirectory:
         with _Gate(self._gate, self.path):
             others = [] if info.get("force") else [one for name in names for one in self._reserved_by_other(name, info)]
             if not others:
-                now = time.time()
-                record = {key: value for key, value in info.items() if key != "force"}
                 for name in names:
-                    before = self._reservation(name) if info.get("once") else {}
-                    # Somebody's own reservation holds again when the one over his reboot has served.
-                    earlier = _valid(before.get("earlier") if before.get("once") else before)
-                    kept = {"mode": "reserved", **record, "since": now, "until": now + seconds, "earlier": earlier}
-                    self._write_reservation(name, kept if seconds > 0 else earlier)
+                    self._write_reservation(name, made(info, seconds, self._reservation(name)))
             return others
 
     def holders(self, names: Optional[Sequence[str]] = None) -> List[Record]:
@@ -278,7 +273,10 @@ class LockDirectory:
         if kept:
             key = "token" if kept.get("token") else "owner"
             if kept.get(key) != info.get(key):
-                yield dict(kept, name=name)
+                left = hurried(kept)
+                if left != kept:
+                    self._write_reservation(name, left)
+                yield dict(left, name=name)
 
     def _holders(self, name: str) -> Iterator[Tuple[int, Record]]:
         for number in range(MOST_HOLDERS):
@@ -318,7 +316,7 @@ class LockDirectory:
             record = _read(fd)
         finally:
             os.close(fd)
-        return _valid(record) or _valid(record.get("earlier"))
+        return valid(record) or valid(record.get("earlier"))
 
     def _write_reservation(self, name: str, record: Record) -> None:
         fd = self._open(f"{_file_name(name)}.reserved", create=bool(record))
@@ -398,12 +396,6 @@ def _once_each(records: Iterable[Record]) -> List[Record]:
     for record in records:
         found.setdefault((record.get("keeper"), record.get("token"), record.get("mode") == "reserved"), record)
     return list(found.values())
-
-
-def _valid(record: Any) -> Record:
-    """A reservation, or nothing if it is none or over."""
-    until = record.get("until") if isinstance(record, dict) else None
-    return record if isinstance(until, (int, float)) and until > time.time() else {}
 
 
 def _open_directory(path: str) -> int:

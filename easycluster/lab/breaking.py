@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from easycluster.errors import Unsupported
 from easycluster.lab.faults import Fault, breaker
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from easycluster.lab.power import PowerDriver
 
 __all__ = ["begin_fault", "begin_kill"]
-
-# Seconds for which a host that we have killed stays ours: so long others wait for it if we ourselves are killed.
-_OURS: Final = 120.0
 
 
 def begin_fault(lab: Lab, host: Host, what: str, begin: Callable[[FaultDriver], Callable[[], None]]) -> Fault:
@@ -68,7 +65,7 @@ def begin_kill(lab: Lab, host: Host) -> Fault:
         switch = lab.simulation.power_of(host.name)
     else:
         switch = _Plug(breaker(host, host._entry.settings.get("faults", {})), what)
-    switch_off(lab, host, switch, what, _OURS)
+    switch_off(lab, host, switch, what)
 
     def end() -> None:
         # Somebody may have switched it on already; then it is only let go of.

@@ -34,7 +34,8 @@ ACTIONS: Final = ("on", "off", "cycle", "status")
 COMMAND_TIMEOUT: Final = 60.0
 # Of what a command said, an error shows the end.
 _SHOWN: Final = 2000
-# A host that was switched off stays ours for so long; only then it can matter to others that it comes up.
+# A host that was switched off stays ours for so long.  If we are dead when it comes up, the host lets others have it
+# soon, see easycluster.far.reservations.
 OFF_TIME: Final = 8 * 3600.0
 # Seconds between two looks whether a host is off.
 _LOOK: Final = 0.5
@@ -272,9 +273,7 @@ def _is_switched_only(host: Host) -> bool:
     return bool(host._entry.settings.get("runs_on")) or host._entry.target.via == "local"
 
 
-def switch_off(
-    lab: Lab, host: Host, driver: PowerDriver, word: str = "power('off')", seconds: float = OFF_TIME
-) -> None:
+def switch_off(lab: Lab, host: Host, driver: PowerDriver, word: str = "power('off')") -> None:
     """Switch a host off; its lease goes on, and what is used of it meanwhile is a HostIsOff.
 
     Args:
@@ -282,14 +281,13 @@ def switch_off(
         host: Which.
         driver: Switches it, also on again at the end of the lease.
         word: What was called.
-        seconds: How long nobody else is to get it when it comes up, counted from now.
     """
     connection = host._connection
     if connection.switched_off:
         return
     client: Any = connection.client()
     overboot.refuse_others(lab.leases, host, word)
-    before = overboot.carry(lab.leases, host, seconds)
+    before = overboot.carry(lab.leases, host, OFF_TIME)
     what = f"{word} at {clock(time.time())}"
     with connection.expected():
         try:

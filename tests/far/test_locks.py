@@ -137,6 +137,42 @@ def test_a_reservation_of_one_run_is_not_for_another_of_the_same_user(ann, bob):
     assert bob.take([wish("gpu01")], BOB) == []
 
 
+def test_what_a_run_keeps_over_a_boot_is_free_soon_after_it_if_the_run_does_not_come(ann, bob, monkeypatch):
+    def boots(name):
+        monkeypatch.setattr("easycluster.far.reservations.boot_id", lambda: name)
+
+    monkeypatch.setattr("easycluster.far.reservations.CLAIM_TIME", 0.3)
+    boots("before")
+    ann.reserve(["gpu01", "gpu02"], 600, {"owner": "ann@ci", "token": "a", "once": True})
+    (kept,) = bob.take([wish("gpu01")], BOB)
+    assert kept["until"] > time.time() + 500
+
+    boots("after")
+    (kept,) = bob.take([wish("gpu01")], BOB)
+    assert kept["until"] < time.time() + 0.3
+    boots("yet another")
+    end = time.monotonic() + 10
+    while bob.take([wish("gpu01")], BOB):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+    # Nobody else has asked for this one; the run is not hurried by itself.
+    assert ann.take([wish("gpu02")], ANN) == []
+    ann.release()
+    assert bob.take([wish("gpu02")], BOB) == []
+
+
+def test_a_reservation_of_a_person_is_the_same_after_a_boot(ann, bob, monkeypatch):
+    ann.reserve(["gpu01"], 600, {"owner": "ann@ci", "user": "ann"})
+    ann.reserve(["gpu01"], 60, {**ANN, "once": True})
+    monkeypatch.setattr("easycluster.far.reservations.boot_id", lambda: "another")
+    monkeypatch.setattr("easycluster.far.reservations.CLAIM_TIME", 0.0)
+
+    assert bob.take([wish("gpu01")], BOB)
+    (kept,) = bob.take([wish("gpu01")], BOB)
+    assert (kept["user"], kept["until"] > time.time() + 500) == ("ann", True)
+
+
 def test_a_reservation_is_taken_by_force_only(ann, bob):
     ann.reserve(["gpu01"], 60, ANN)
 

@@ -107,6 +107,7 @@ DATES = {"time.time", "time.ctime", "time.localtime", "time.gmtime", "time.strft
 # So do the notes that a reboot leaves.  What hosts make of the time is compared with this machine's.
 SHOWN = {
     *("transport/audit.py", "far/holdings.py", "far/locks.py", "far/journal.py", "far/recovery.py"),
+    "far/reservations.py",
     *("lab/away.py", "lab/doctor.py", "lab/holders.py", "lab/occupancy.py", "lab/power.py", "lab/reboot.py"),
     *("lab/reserving.py", "devices/iscsi/connection.py"),
 }

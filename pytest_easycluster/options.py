@@ -65,6 +65,30 @@ SETTINGS: Final[tuple[tuple[str, str, tuple[str, ...] | None, str], ...]] = (
     ),
     ("chaos-seed", "N", None, "what decides when random faults of --ec-chaos come; shown in the header"),
     (
+        "record",
+        "FILE",
+        None,
+        "write down every call of the tests with its answer, as JSON lines, for --ec-replay",
+    ),
+    (
+        "replay",
+        "FILE",
+        None,
+        "hold every answer against those of a recording, and show what changed first in each test",
+    ),
+    (
+        "replay-ignore",
+        "GLOBS",
+        None,
+        "functions whose answers may differ from the recording, such as 'temperature*,gpu01:clock'",
+    ),
+    (
+        "replay-tolerance",
+        "SHARE",
+        None,
+        "by what share numbers may differ from the recording, such as 0.05; by default not at all",
+    ),
+    (
         "max-lost",
         "N",
         None,
@@ -115,6 +139,12 @@ def add_options(parser: pytest.Parser) -> None:
         default=False,
         help="run on this machine instead of the lab: each host is a session here, and simulate: of the lab file says "
         "which functions of its role are fakes; nothing of the lab is reached",
+    )
+    group.addoption(
+        "--ec-offline",
+        action="store_true",
+        default=False,
+        help="with --ec-replay: take the answers from the recording; no host is reached",
     )
     group.addoption(
         "--ec-set",

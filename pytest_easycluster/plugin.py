@@ -77,7 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
         start(config)
     else:
-        for word in ("simulate", "chaos"):
+        for word in ("simulate", "chaos", "record", "replay", "offline"):
             if config.getoption(f"ec_{word}"):
                 raise pytest.UsageError(f"--ec-{word} needs a lab file: give --ec-inventory FILE")
     if _is_to_be_reported(config, bool(wanted)):

@@ -51,7 +51,12 @@ def start(config: pytest.Config) -> None:
         from pytest_easycluster.simulating import begin
 
         simulation = begin(config, inventory)
-    lab = Lab(inventory, live=live, simulation=simulation)
+    if config.getoption("ec_offline"):
+        from pytest_easycluster.recording import offline
+
+        lab = offline(config, inventory)
+    else:
+        lab = Lab(inventory, live=live, simulation=simulation)
     config.stash[LAB] = lab
     config.pluginmanager.add_hookspecs(hookspecs)
     # A run that ends before its session began has no pytest_sessionfinish.
@@ -69,6 +74,10 @@ def start(config: pytest.Config) -> None:
         from pytest_easycluster.chaos import begin as begin_chaos
 
         begin_chaos(config, lab)
+    if setting(config, "record").value or setting(config, "replay").value:
+        from pytest_easycluster.recording import begin as begin_recording
+
+        begin_recording(config, lab)
     if config.getoption("ec_plan"):
         from pytest_easycluster.plan import Plan
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from easycluster.errors import Unsupported
 from easycluster.lab.faults import Fault, breaker
 from easycluster.lab.power import switch_off, switch_on
+from easycluster.lab.target import RECORDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,5 +110,7 @@ def _refuse(host: Host, what: str) -> None:
     through = entry.settings.get("runs_on")
     if through:
         raise Unsupported(what, f"{host.name} has no system of its own here, its code runs on {through}")
+    if entry.target.via == RECORDED:
+        raise Unsupported(what, f"{host.name} is {entry.target}")
     if entry.target.via == "local":
         raise Unsupported(what, f"{host.name} is this machine, where the tests run")

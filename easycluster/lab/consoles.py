@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.errors import Unsupported
 from easycluster.lab.console import Console
+from easycluster.lab.target import RECORDED
 from easycluster.lab.variables import Secret
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def console_of(lab: Lab, host: Host) -> Console:
 
 
 def _open(lab: Lab, host: Host) -> Console:
+    if host._entry.target.via == RECORDED:
+        raise Unsupported("console", f"{host.name} is {host._entry.target}")
     if lab.simulation is not None:
         raise Unsupported("console", f"{host.name} is simulated, and has none")
     said = host._entry.settings.get("console")

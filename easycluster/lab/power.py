@@ -18,6 +18,7 @@ from easycluster.lab import overboot
 from easycluster.lab.boots import DOWN_TIMEOUT
 from easycluster.lab.holders import clock
 from easycluster.lab.reboot import MARGIN, boot_timeout, bury, come_back, give_up
+from easycluster.lab.target import RECORDED
 from easycluster.lab.variables import Secret
 
 if TYPE_CHECKING:
@@ -191,6 +192,8 @@ def driver_for(lab: Lab, host: Host) -> PowerDriver:
     settings = host._entry.settings.get("power")
     if not settings:
         raise Unsupported("power()", f"the lab file has no power: for {host.name}")
+    if host._entry.target.via == RECORDED:
+        raise Unsupported("power()", f"{host.name} is {host._entry.target}")
     if lab.simulation is not None:
         return lab.simulation.power_of(host.name)
     module, _, name = driver_named(settings).partition(":")

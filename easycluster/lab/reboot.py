@@ -19,6 +19,7 @@ from easycluster.lab.boots import (
     wait_for_boot,
 )
 from easycluster.lab.holders import clock
+from easycluster.lab.target import RECORDED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +101,8 @@ def refuse(host: Host, what: str) -> None:
     through = entry.settings.get("runs_on")
     if through:
         raise Unsupported(what, f"{host.name} has no system of its own here, its code runs on {through}")
+    if entry.target.via == RECORDED:
+        raise Unsupported(what, f"{host.name} is {entry.target}")
     if entry.target.via == "local":
         raise Unsupported(what, f"{host.name} is this machine, where the tests run")
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from easycluster.lab.variables import Secret
 
 DEFAULT_TCP_PORT: Final = 11999
+# A host whose answers come from a recording; no lab file says it.
+RECORDED: Final = "recorded"
 # The way to a host that a session on this machine stands in for; no lab file says it.
 SIMULATED: Final = "simulated"
 _ONLY_WITH: Final = (
@@ -39,7 +41,7 @@ class Target:
     """One way to one host, as the inventory has it.
 
     Attributes:
-        via: ``"ssh"``, ``"tcp"``, ``"local"`` or ``"simulated"``.
+        via: ``"ssh"``, ``"tcp"``, ``"local"``, ``"simulated"`` or ``"recorded"``.
         address: What ssh or the TCP connection is given; the host's name if the file does not say.
         port: The port, or None for the usual one.
         user: Who logs in, or None for what ssh says.
@@ -77,6 +79,8 @@ class Target:
     def __str__(self) -> str:
         if self.via == SIMULATED:
             return f"simulated, for {self.stands_for}"
+        if self.via == RECORDED:
+            return "a recording"
         if self.via == "local":
             return "a Python on this machine"
         host = f"[{self.address}]" if ":" in self.address else self.address

@@ -14,13 +14,13 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from easycluster.client.arrivals import Items, Outstanding
+from easycluster.client.arrivals import Outstanding
 from easycluster.client.client import BaseClient
 from easycluster.client.observers import Answer, Call, Observer, Outcome
 from easycluster.client.response import NonblockingResponse
 from easycluster.errors import RemoteException
 from easycluster.link.operations import Op
-from easycluster.link.pending import Pending
+from easycluster.link.pending import Pending, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -240,7 +240,7 @@ class _Watch:
         response.__class__ = _ObservedResponse
         response._told_of = (self, call)
         # What arrives from now on is stamped; what is here already has just arrived.
-        response._pending.items.__class__ = _Stamped
+        response._pending.__class__ = _Stamped
         return response
 
     def _send(self, call: Call, make: Callable[[], Any]) -> Any:
@@ -371,18 +371,27 @@ class _Telling:
         _call_completion(self._function, argument)
 
 
-class _Stamped(Items):
-    """Notes when the answer arrived.  No room for it in here: the class is given to lists that are in use."""
+_ITEMS: Any = Waiter.__dict__["items"]
+
+
+class _Stamped(Outstanding):
+    """Notes when the answer arrived.  No room for it in here: the class is given to requests that are under way."""
 
     __slots__ = ()
 
-    def append(self, item: Any) -> None:
+    @property
+    def items(self) -> Any:
+        """What has arrived."""
+        return _ITEMS.__get__(self)
+
+    @items.setter
+    def items(self, value: Any) -> None:
         """Take the answer."""
         _stamps.setdefault(id(self), _monotonic())
-        super().append(item)
+        _ITEMS.__set__(self, value)
 
 
-# By the lists' identity; taken out by the responses that have them.
+# By the requests' identity; taken out by the responses that have them.
 _stamps: dict[int, float] = {}
 
 
@@ -412,9 +421,9 @@ class _ObservedResponse(NonblockingResponse):
         watch.end(call, value, (error.orig or error) if error is not None else failure, self._unstamp())
 
     def _unstamp(self) -> float | None:
-        items: Any = self._pending.items
-        items.__class__ = Items
-        return _stamps.pop(id(items), None)
+        pending: Any = self._pending
+        pending.__class__ = Outstanding
+        return _stamps.pop(id(pending), None)
 
     def __del__(self) -> None:
         told_of = self.__dict__.pop("_told_of", None)

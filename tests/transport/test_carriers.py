@@ -42,5 +42,5 @@ def test_a_link_that_breaks_before_there_is_a_session_is_an_error_of_the_connect
             carrier._gateway._channel.waitclose(20)
 
     monkeypatch.setattr(GatewayCarrier, "open_control", open_and_break)
-    with pytest.raises(ConnectError, match="^local: the session did not come up: "):
+    with pytest.raises(ConnectError, match=r"^local: the session did not come up: "):
         spawn_local(label="local")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.lab import schema
+from easycluster.lab.explained import EXPLAINED, explain
 from easycluster.lab.schema import Connect, RoleNames
 from easycluster.lab.shapes import (
     Choice,
@@ -57,7 +58,7 @@ def lab_schema() -> Schema:
         "title": "EasyCluster lab file",
         "description": "Hosts of a lab, what they can do and how they are reached: pytest --ec-inventory lab.yaml",
         "type": "object",
-        "properties": {key: shapes[key] for key in schema.SECTIONS},
+        "properties": {key: _described(shapes[key], EXPLAINED["file"].get(key, "")) for key in schema.SECTIONS},
         "patternProperties": {"^x-": {}},
         "additionalProperties": False,
         "definitions": {key: of(shape) for key, shape in schema.SETTINGS.items()},
@@ -112,13 +113,24 @@ def _scalar(shape: Shape) -> Schema:
 def _fields(shape: Fields) -> Schema:
     found: Schema = {
         "type": "object",
-        "properties": {key: _setting(key, one) for key, one in shape.fields.items() if key not in shape.hidden},
+        "properties": {
+            key: _described(_setting(key, one), explain(shape, key))
+            for key, one in shape.fields.items()
+            if key not in shape.hidden
+        },
         "patternProperties": {"^x-": {}},
         "additionalProperties": False,
     }
     if shape.required:
         return {**found, "required": list(shape.required)}
     return _or_empty(found)
+
+
+def _described(one: Schema, text: str) -> Schema:
+    """The schema of a key with what editors show of it.  Beside a reference, readers of draft 7 would not see it."""
+    if not text:
+        return one
+    return {"description": text, **({"allOf": [one]} if "$ref" in one else one)}
 
 
 def _setting(key: str, shape: Shape) -> Schema:
@@ -134,10 +146,16 @@ def _named(shape: Fields) -> Schema:
 def _connect() -> Schema:
     ways = []
     for via, way in schema.CONNECT.items():
-        table = of(Fields({**way.fields, "via": Choice((via,))}))["anyOf"][0]
-        ways.append({**table, "required": ["via"]})
+        ways.append({**_connect_table({**way.fields, "via": Choice((via,))}), "required": ["via"]})
     every = {key: one for way in schema.CONNECT.values() for key, one in way.fields.items() if key != "via"}
-    return {"anyOf": [{"type": "string"}, *ways, of(Fields(every))["anyOf"][0]]}
+    return {"anyOf": [{"type": "string"}, *ways, _connect_table(every)]}
+
+
+def _connect_table(fields: dict[str, Shape]) -> Schema:
+    table: Schema = of(Fields(fields))["anyOf"][0]
+    texts = EXPLAINED["connect"]
+    said = {key: _described(one, texts.get(key, "")) for key, one in table["properties"].items()}
+    return {**table, "properties": said}
 
 
 def _or_empty(one: Schema) -> Schema:

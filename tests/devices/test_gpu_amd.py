@@ -181,3 +181,22 @@ def test_a_slow_tool_is_not_waited_for_without_end(tmp_path, monkeypatch):
 
     assert (taken, trouble) == ([], "rocm-smi did not answer within 0.5 s")
     assert time.monotonic() - begin < 20
+
+
+def test_a_device_of_amd_is_reset_by_its_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    answers = [
+        ("list", 0, json.dumps(samples.AMD_LIST)),
+        ("static", 0, json.dumps(samples.AMD_STATIC)),
+        ("metric", 0, json.dumps(samples.AMD_METRIC)),
+        ("reset --gpureset --gpu 0", 0, "Successfully reset GPU 0"),
+    ]
+    samples.recording(tmp_path, "amd-smi", answers)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    backend = AmdBackend()
+    (device,) = backend.devices()
+
+    backend.reset(device.uuid)
+
+    with pytest.raises(GpuError, match="another is not a device of this host"):
+        backend.reset("another")

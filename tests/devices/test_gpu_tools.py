@@ -15,8 +15,10 @@ from easycluster.devices.gpu import smi
 from easycluster.devices.gpu.errors import GpuError, GpuTimeout
 from easycluster.devices.gpu.model import Device, Health, Link
 from easycluster.devices.gpu.nvidia import NvidiaBackend, SmiSampler, read_sample
+from easycluster.devices.gpu.plain import PlainBackend
 from easycluster.devices.gpu.sampling import Sampling
 from easycluster.devices.gpu.tools import run_tool
+from easycluster.errors import Unsupported
 
 GIB = 1 << 30
 SAMPLE = f"{samples.H100}, 45, 176.98, 99, 12, 1024, 1980, 2619, 0x0000000000000000, 0, 0\n"
@@ -307,6 +309,53 @@ def test_noise_among_samples_is_left_out(nvidia, noise):
     assert found[0] == {}
     assert found[1][samples.H100]["power"] == 176.98
     assert "throttle" not in found[1][samples.H100]
+
+
+IN_USE = "GPU 00000000:3B:00.0 is currently in use by another process.\n1 device is currently being used by one or more"
+
+
+def test_a_device_is_reset_by_its_uuid(nvidia, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    done = "GPU 00000000:3B:00.0 was successfully reset.\nAll done.\n"
+
+    nvidia((f"--gpu-reset --id={samples.H100}", 0, done)).reset(samples.H100)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "error", "why"),
+    [
+        (
+            3,
+            "Resetting GPU 00000000:3B:00.0 is not supported.",
+            Unsupported,
+            "reset: nvidia-smi: Resetting .* supported",
+        ),
+        (19, IN_USE, GpuError, r"^nvidia-smi: exit status 19 \(.*it said: .* in use by another process"),
+        (255, "Unable to reset this GPU because it's being used by some other process", GpuError, "some other process"),
+    ],
+)
+def test_a_reset_that_is_refused_says_why(nvidia, monkeypatch, status, said, error, why):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(error, match=why):
+        nvidia(("--gpu-reset", status, said)).reset(samples.H100)
+
+
+def test_a_part_of_a_device_and_a_plain_account_reset_nothing(nvidia, monkeypatch):
+    backend = nvidia(("--query-gpu", 0, samples.DIVIDED), ("-L", 0, samples.LIST_OF_PARTS))
+    backend.devices()
+    with pytest.raises(Unsupported, match=f"{samples.PARTS[0]} is a part of {samples.H100}, which can only be reset"):
+        backend.reset(samples.PARTS[0])
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(Unsupported, match="nvidia-smi --gpu-reset needs root"):
+        backend.reset(samples.H100)
+
+
+def test_devices_of_others_are_pinned_for_level_zero_by_number():
+    listed = [{"index": number, "uuid": f"opencl-{number}", "name": "Max 1550", "vendor": "Intel"} for number in (0, 1)]
+    backend = PlainBackend("opencl", lambda: listed)
+
+    assert backend.environment(["opencl-1"]) == {"ZE_AFFINITY_MASK": "1"}
+    assert backend.environment(["opencl-0", "opencl-1"]) == {"ZE_AFFINITY_MASK": "0,1"}
 
 
 @given(st.text(max_size=200))

@@ -186,6 +186,30 @@ def test_a_lease_pins_by_uuid_and_sets_back(suite, tmp_path, played):
     suite.run().assert_outcomes(passed=1)
 
 
+def test_a_device_is_reset_by_who_has_it(suite, tmp_path, played):
+    played()
+    recorded_suite(
+        suite,
+        tmp_path,
+        """
+        def test_without_a_lease(node):
+            with pytest.raises(Exception, match=f"{UUID} is not leased, so somebody may begin to use it; lease"):
+                node.reset()
+
+        def test_with_a_lease(node):
+            node.eval("setattr(__import__('os'), 'geteuid', lambda: 0)")
+            with node.lease() as lease:
+                node.reset(lease.devices[0])
+        """,
+    )
+    (program,) = tmp_path.glob("nvidia-smi")
+    program.write_text(
+        program.read_text().replace("case", f'case "$*" in *--gpu-reset*--id={UUID}*) exit 0;; esac\ncase', 1)
+    )
+
+    suite.run().assert_outcomes(passed=2)
+
+
 def test_a_device_that_somebody_uses_is_refused_with_his_name(suite, tmp_path, played):
     played(processes=f"{UUID}, 1, 14195, /sbin/init\n")
     recorded_suite(

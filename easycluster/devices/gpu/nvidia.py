@@ -149,6 +149,8 @@ class NvidiaBackend:
 
     def reset(self, device: str) -> None:
         """See Backend."""
+        if device in self._parents:
+            raise Unsupported("reset", f"{device} is a part of {self._parents[device]}, which can only be reset whole")
         if os.geteuid() != 0:
             raise Unsupported("reset", "nvidia-smi --gpu-reset needs root")
         said = run_tool([self._program, "--gpu-reset", f"--id={device}"], 120.0)

@@ -17,6 +17,7 @@ from easycluster.devices.gpu.model import Device, Health, Link
 from easycluster.devices.gpu.nvidia import NvidiaBackend, SmiSampler, read_sample
 from easycluster.devices.gpu.plain import PlainBackend
 from easycluster.devices.gpu.sampling import Sampling
+from easycluster.devices.gpu.series import Series
 from easycluster.devices.gpu.tools import run_tool
 from easycluster.errors import Unsupported
 
@@ -250,6 +251,23 @@ def test_samples_come_from_one_tool_that_keeps_running(nvidia):
 
     assert [one[samples.H100]["power"] for one in found] == [176.98] * 3
     assert sampler.sample() is None
+
+
+def test_samples_of_a_part_are_those_of_the_whole_device(nvidia):
+    backend = nvidia(
+        (f"--id={samples.H100}", 0, SAMPLE), ("--query-gpu", 0, samples.DIVIDED), ("-L", 0, samples.LIST_OF_PARTS)
+    )
+    sampler = backend.sampler(list(samples.PARTS), 0.01)
+    series = Series("gpu01", 0.01)
+    try:
+        series.fill([(0.0, sampler.sample())], "")
+    finally:
+        sampler.close()
+
+    assert series.max("power") == series.max("power", samples.H100) == 176.98
+    assert backend.environment([samples.PARTS[1]]) == {"CUDA_VISIBLE_DEVICES": samples.PARTS[1]}
+    with pytest.raises(KeyError, match=f"not sampled of {samples.PARTS[0]}; there is: temperature.* of {samples.H100}"):
+        series.max("power", samples.PARTS[0])
 
 
 def wait_for(is_so, seconds=30.0):

@@ -75,7 +75,8 @@ class Series:
         ]
         if not found:
             known = ", ".join(self.metrics) or self.trouble or "nothing"
-            raise KeyError(f"{metric!r} was not sampled{f' of {device}' if device else ''}; there is: {known}")
+            whose = f" of {', '.join(self.devices)}" if device and self.devices else ""
+            raise KeyError(f"{metric!r} was not sampled{f' of {device}' if device else ''}; there is: {known}{whose}")
         return found
 
     def max(self, metric: str, device: Optional[str] = None) -> float:

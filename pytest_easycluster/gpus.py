@@ -94,7 +94,8 @@ class GpuTests:
             if not host._connection.is_open:
                 return
             if host.name not in self._has_driver:
-                self._has_driver[host.name] = any(host.call("os.path.exists", path) for path in _SIGNS)
+                with unobserved():
+                    self._has_driver[host.name] = any(host.call("os.path.exists", path) for path in _SIGNS)
             gpus = host._connection.gpu
             if self._has_driver[host.name] or (gpus is not None and gpus.is_watched):
                 with deadline(_TIME):

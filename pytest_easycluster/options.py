@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 LEAKS: Final = ("warn", "error", "off")
 MISSING: Final = ("skip", "error")
+COLLECT: Final = ("failure", "always", "never")
 
 # Each is ``--ec-NAME``, ``EC_NAME`` in the environment and ``ec_NAME`` in the ini file: name, what the value is, the
 # only values there are, and the help.
@@ -87,6 +88,18 @@ SETTINGS: Final[tuple[tuple[str, str, tuple[str, ...] | None, str], ...]] = (
         "SHARE",
         None,
         "by what share numbers may differ from the recording, such as 0.05; by default not at all",
+    ),
+    (
+        "collect",
+        "failure|always|never",
+        COLLECT,
+        "when to collect evidence from a test's hosts before they are set back; after a failure by default",
+    ),
+    (
+        "artifacts",
+        "DIR",
+        None,
+        "where to put it, in a folder for each test; by default beside the temporary directories of the tests",
     ),
     (
         "max-lost",

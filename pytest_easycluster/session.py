@@ -10,7 +10,7 @@ import pytest
 
 from easycluster.lab import DEFAULT_FIXTURES, InventoryError, Lab, read_inventory
 from easycluster.lab.sources import from_environment, seen_from_here
-from pytest_easycluster import hookspecs, leasing, pool, quarantine, secrets
+from pytest_easycluster import evidence, hookspecs, leasing, pool, quarantine, secrets
 from pytest_easycluster.access import LAB
 from pytest_easycluster.again import Again
 from pytest_easycluster.farside import enable
@@ -64,6 +64,8 @@ def start(config: pytest.Config) -> None:
     config.pluginmanager.register(LabSession(lab), "easycluster-lab")
     register(config, lab)
     leasing.register(config, lab)
+    # Outside of those who judge: a host that was lost may answer again by then.
+    evidence.register(config, lab)
     quarantine.register(config, lab)
     secrets.register(config, lab)
     config.pluginmanager.register(Again(config, lab), "easycluster-again")

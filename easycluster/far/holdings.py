@@ -23,6 +23,9 @@ then the locks go with the process.  The near side asks by way of the keeper, in
     {"op": "level"}                                                        -> {"level": int}
     {"op": "leaks", "baseline": int, "keep": bool}                         -> {"leaks": [...]}
     {"op": "end_worker"}                                                   -> {}
+    {"op": "clock"}                                                        -> {"wall": seconds, "monotonic": seconds}
+    {"op": "record", "source": bytes, "settings": {...}}                   -> {"pid": int}
+    {"op": "recorded"}                                                     -> {"data": bytes}
 
 Each may name the lock ``directory``.  An answer with ``fault`` says why it could not be done.  Only ``wait`` is not
 answered at once, but when nobody is in the way any more, or ``seconds`` later.
@@ -36,7 +39,7 @@ import contextlib
 import os
 import signal
 import time
-from typing import Any, Callable, Collection, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, List, Optional
 
 from easycluster.far.leaks import Baseline
 from easycluster.far.locks import DIRECTORY, FORCE_LOG, LOG, LockDirectory
@@ -44,6 +47,9 @@ from easycluster.far.recovery import Recovery
 from easycluster.far.restart import restart
 from easycluster.far.undo import Code, UndoStack
 from easycluster.far.waiters import Waiters
+
+if TYPE_CHECKING:
+    from easycluster.far.flight import Flight
 
 __all__ = ["Holdings"]
 
@@ -69,6 +75,7 @@ class Holdings:
         self.waiters = Waiters(self._lock_directory)
         self.undo = UndoStack()
         self._recovery = Recovery(self.undo, self._log)
+        self._flight: Optional[Flight] = None
 
     def answer(self, question: Plain, request: int = 0) -> Optional[Plain]:
         """Do what the near side asks; never raises.
@@ -116,6 +123,10 @@ class Holdings:
         if self._locks is not None:
             self._locks.close()
             self._locks = None
+
+    def kept(self) -> List[int]:
+        """Processes of ours that stay when a worker and what it left are ended."""
+        return [self._flight.pid] if self._flight is not None and self._flight.pid else []
 
     # Operations ------------------------------------------------------------------------------------
 
@@ -192,7 +203,7 @@ class Holdings:
         while number in self._baselines:
             number += 1
         directories = question.get("directories") or ()
-        spared = [*self._workers(), os.getpid()]
+        spared = [*self._workers(), *self.kept(), os.getpid()]
         self._baselines[number] = Baseline(os.getpid(), spared, directories, bool(question.get("alone")))
         return {"level": len(self.undo), "baseline": number}
 
@@ -225,11 +236,25 @@ class Holdings:
     def _do_leaks(self, question: Plain) -> Plain:
         number = int(question["baseline"])
         baseline = self._baselines.get(number) if question.get("keep") else self._baselines.pop(number, None)
-        return {"leaks": [] if baseline is None else baseline.compare([*self._workers(), os.getpid()])}
+        return {"leaks": [] if baseline is None else baseline.compare([*self._workers(), *self.kept(), os.getpid()])}
 
     def _do_end_worker(self, question: Plain) -> Plain:
         self._end_workers()
         return {}
+
+    def _do_clock(self, question: Plain) -> Plain:
+        return {"wall": time.time(), "monotonic": time.monotonic()}
+
+    def _do_record(self, question: Plain) -> Plain:
+        if self._flight is None:
+            from easycluster.far.flight import Flight
+
+            self._flight = Flight()
+        self._flight.start(question["source"], question.get("settings") or {}, self.undo.leave)
+        return {"pid": self._flight.pid}
+
+    def _do_recorded(self, question: Plain) -> Plain:
+        return {"data": b"" if self._flight is None else self._flight.take()}
 
     def _log(self, failure: Plain) -> None:
         """Nobody is left to tell: syslog, and a file beside the locks."""

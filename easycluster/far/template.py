@@ -60,6 +60,8 @@ class _Template:
         self._keeper = os.getppid()
         # Of the keeper; removed here too, in case it was killed.
         self._directory = ""
+        # Whether the session is over, so that nothing is kept any more.
+        self._leaving = False
         self._wake_receive, self._wake_send = os.pipe()
         for fd in (self._wake_receive, self._wake_send):
             os.set_blocking(fd, False)
@@ -182,14 +184,17 @@ class _Template:
             except ChildProcessError:
                 break
             self._ended(pid, status)
-        kill_children()
+        kill_children(self._kept())
+
+    def _kept(self) -> List[int]:
+        return self._holdings.kept() if self._holdings is not None and not self._leaving else []
 
     def _ended(self, pid: int, status: int) -> None:
         """A child was collected."""
         if pid in self._workers:
             self._workers.discard(pid)
             kill_group(pid)
-            kill_children(self._workers)
+            kill_children([*self._workers, *self._kept()])
             self._take_last_words(pid)
             send_packet(self._sock, {"kind": "exited", "pid": pid, "status": status})
 
@@ -206,6 +211,7 @@ class _Template:
 
     def end(self) -> None:
         """Let the workers leave, then kill whatever is there."""
+        self._leaving = True
         deadline = time.monotonic() + GRACE
         while self._workers and time.monotonic() < deadline:
             try:

@@ -86,6 +86,10 @@ class HostConnection:
         self.console_lock = threading.Lock()
         # Asked whether somebody else has had the host rebooted.
         self.was_asked: Callable[[Any, str], bool] = lambda client, boot: False
+        # Called with host, stream and text, too, as output arrives.
+        self._listeners: list[Callable[[str, str, str], None]] = []
+        # Called with each client there will be, before its first use.
+        self.on_open: list[Callable[[Any], None]] = []
         # Told of the calls of each client there will be.
         self._observers: list[Observer] = []
         # How often somebody wanted the client, to tell whether a test has touched the host.
@@ -131,6 +135,7 @@ class HostConnection:
         if self._is_new:
             self._is_new = False
             try:
+                self._opened(client)
                 self.after_open()
             except BaseException:
                 self._is_new = True
@@ -230,6 +235,7 @@ class HostConnection:
                 _tell_way_out(client, self._entry.name)
                 self._client, self._is_new, self.boot_id = client, False, boot
                 self._be_observed()
+                self._opened(client)
                 self.may_reboot, self.switched_off = False, ""
                 away.returned(self._entry.target)
                 self.memory.forget()
@@ -284,6 +290,10 @@ class HostConnection:
             self._client = None
 
     # Observers of calls ------------------------------------------------------------------------
+
+    def _opened(self, client: Client) -> None:
+        for function in self.on_open:
+            function(client)
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Have an observer told of all calls to the host, whatever becomes of its connections.
@@ -379,15 +389,28 @@ class HostConnection:
     def _take_in(self, stream: str, text: str) -> None:
         self._output.append((stream, text))
         self.last_output = time.monotonic()
-        if self._live is not None:
-            self._live(self._entry.name, stream, text)
+        self._tell(stream, text)
 
     def note(self, stream: str, text: str) -> None:
         """Take something that was not written by our far side, such as its console, into the output."""
         if text:
             self._output.append((stream, text))
-            if self._live is not None:
-                self._live(self._entry.name, stream, text)
+            self._tell(stream, text)
+
+    def _tell(self, stream: str, text: str) -> None:
+        if self._live is not None:
+            self._live(self._entry.name, stream, text)
+        for listener in self._listeners:
+            listener(self._entry.name, stream, text)
+
+    def listen(self, listener: Callable[[str, str, str], None]) -> Callable[[], None]:
+        """Have a function called with host, stream and text whenever output arrives, in a thread of ours.
+
+        Returns:
+            What ends it.
+        """
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
     @property
     def has_output(self) -> bool:

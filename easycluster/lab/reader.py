@@ -380,7 +380,9 @@ def _merge(settings: dict[str, Any], read: Mapping[str, Any]) -> None:
         elif have is not None and key in ADDED_LISTS:
             settings[key] = tuple(dict.fromkeys([*have, *value]))
         elif isinstance(have, dict) and key == "artifacts":
-            paths = tuple(dict.fromkeys([*have.get("paths", ()), *value.get("paths", ())]))
-            settings[key] = {**have, **value, **({"paths": paths} if paths else {})}
+            settings[key] = {**have, **value}
+            for one in ("paths", "commands"):
+                if have.get(one):
+                    settings[key][one] = tuple(dict.fromkeys([*have[one], *value.get(one, ())]))
         else:
             settings[key] = value

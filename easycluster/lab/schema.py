@@ -49,8 +49,9 @@ ARTIFACTS = Fields(
     {
         "when": Choice(("failure", "always", "never")),
         "paths": some_texts,
+        "commands": some_texts,
         "call": function_name,
-        "limit": text,
+        "limit": Text("a size is wanted, such as 64K or 10M", pattern=r"[1-9][0-9]{0,17}[KMGT]?"),
         "timeout": Duration(),
     }
 )

@@ -492,7 +492,7 @@ def test_an_error_without_far_side_code_ends_at_the_line_of_the_test(suite, call
             "E       raised on gpu01",
             "",
             "test_an_error_*.py:3: *Error",
-            "*= short test summary info =*",
+            "*- Evidence -*",
         ],
         consecutive=True,
     )

@@ -98,10 +98,11 @@ EXPLAINED: Final[dict[str, dict[str, str]]] = {
     },
     "artifacts": {
         "when": "after which tests",
-        "paths": "files of the host, with wildcards",
+        "paths": "files of the host, with wildcards, and whole directories",
+        "commands": "whose output is kept",
         "call": "a function of role code that returns more",
-        "limit": "the most bytes that are fetched",
-        "timeout": "for all of it",
+        "limit": "the most bytes of each that are fetched: its end",
+        "timeout": "for each of it",
     },
     "lock": {
         "mode": "alone, with others, or not at all",

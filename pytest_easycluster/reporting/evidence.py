@@ -7,9 +7,10 @@ and counted, and nothing is longer than a page can bear.
      "events": [[time, host, kind, duration or null, text, level or null], ...],
      "series": {host: {metric: {"unit": text, "points": [[time, value], ...]}}},
      "clocks": {host: {"offset": seconds, "error": seconds}},
-     "artifacts": [{"host": ..., "name": ..., "path": ..., "size": bytes, "why": text}, ...]}
+     "artifacts": [{"host": ..., "name": ..., "path": ..., "size": bytes, "why": text}, ...],
+     "artifacts_dir": text}
 
-Times are seconds since 1970 on the clock of the controller.
+Times are seconds since 1970 on the clock of the controller; paths of artifacts are relative to their folder.
 """
 
 from __future__ import annotations
@@ -31,6 +32,17 @@ MOST_EVENTS: Final = 2000
 MOST_POINTS: Final = 400
 LONGEST_TEXT: Final = 2000
 
+# Words of syslog, as logging has them; others are made upper case.
+_LEVELS: Final = {
+    "ERR": "ERROR",
+    "WARN": "WARNING",
+    "CRIT": "CRITICAL",
+    "ALERT": "CRITICAL",
+    "EMERG": "CRITICAL",
+    "FATAL": "CRITICAL",
+    "PANIC": "CRITICAL",
+}
+
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -42,9 +54,9 @@ class Event(NamedTuple):
         time: Seconds since 1970.
         host: Where; ``""`` for the run itself.
         kind: One of :data:`KINDS`.
-        duration: Seconds, None for a moment.
+        duration: Seconds, None for a moment, and for a call that had not ended.
         text: What.
-        level: Of a log: ``ERROR``, ``WARNING`` ...; of a call ``ERROR`` if it raised.
+        level: Of a log: ``ERROR``, ``WARNING`` ...; of a call ``ERROR`` if it raised; of output ``STDERR``.
     """
 
     time: float
@@ -65,7 +77,7 @@ class Series(NamedTuple):
 
 
 class Artifact(NamedTuple):
-    """A file that was brought here; ``path`` is relative to the folder of artifacts."""
+    """A file that was brought here; ``path`` is relative to the folder of artifacts, ``""`` if it was not kept."""
 
     host: str
     name: str
@@ -84,6 +96,7 @@ class Evidence:
         series: Counters.
         clocks: By host, how far its clock is ahead, and how well that is known; seconds.
         artifacts: Files.
+        folder: Where they are, ``""`` if that is not said.
         bad: How many parts were not of the shape.
     """
 
@@ -92,6 +105,7 @@ class Evidence:
     series: list[Series] = field(default_factory=list)
     clocks: dict[str, tuple[float, float]] = field(default_factory=dict)
     artifacts: list[Artifact] = field(default_factory=list)
+    folder: str = ""
     bad: int = 0
 
 
@@ -148,8 +162,10 @@ def read(given: object, mask: Callable[[str], str] = str) -> Evidence:
             evidence.bad += 1
         else:
             evidence.clocks[clean(host)] = numbers[0] or 0.0, numbers[1] or 0.0
+    folder = given.get("artifacts_dir")
+    evidence.folder = folder if isinstance(folder, str) and "\0" not in folder else ""
     for one in _list(given, "artifacts", evidence):
-        if isinstance(one, dict) and one.get("path"):
+        if isinstance(one, dict) and (one.get("path") or one.get("name")):
             size = _number(one.get("size")) or 0
             words = [clean(one.get(key)) for key in ("host", "name", "path", "why")]
             evidence.artifacts.append(Artifact(words[0], words[1] or words[2], words[2], int(size), words[3]))
@@ -191,7 +207,8 @@ def _event(one: object, clean: Callable[[object], str]) -> Event | None:
         return None
     level = one[5] if len(one) > 5 else None
     text = shortened(clean(one[4]), LONGEST_TEXT)
-    return Event(time, clean(one[1]), str(one[2]), duration, text, None if level is None else clean(level))
+    level = None if level is None else clean(level).upper()
+    return Event(time, clean(one[1]), str(one[2]), duration, text, _LEVELS.get(level or "", level))
 
 
 def _series(host: str, metric: str, about: object, clean: Callable[[object], str]) -> Series | None:

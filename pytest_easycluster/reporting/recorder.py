@@ -28,7 +28,6 @@ from pytest_easycluster.reporting.records import (
     Attempt,
     Phase,
     Record,
-    is_repeated,
 )
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ class Recorder:
         key = worker, report.nodeid
         record = self._open.setdefault(key, Record(report.nodeid, worker))
         record.add(report, self._mask)
-        if record.is_over and not is_repeated(report):
+        if record.is_over:
             del self._open[key]
             self._seal(record)
             if self._config.getoption("htmlpath", None):
@@ -131,18 +130,10 @@ class Recorder:
         if self._traces is not None:
             self._traces.write(record, find_lab(self._config))
         if self._page is not None:
-            to_file = rows.address_of(self._folder_of_artifacts(), self._page)
-            details = rows.details(record, to_file)
+            details = rows.details(record, rows.address_of(record.seen.folder, self._page))
             if self._traces is not None:
                 details["trace"] = self._traces.address(self._page)
             self._details.append(build.squeezed(details))
-
-    def _folder_of_artifacts(self) -> Path | None:
-        try:
-            found = setting(self._config, "artifacts")
-        except ValueError:
-            return None
-        return targets.placed(self._config, found) if found.value else None
 
     def _link_to_page(self, test: str) -> str:
         """The address of a test on the page as seen from the report of pytest-html."""

@@ -72,8 +72,9 @@ class Attempt:
     sections: list[tuple[str, str]] = field(default_factory=list)
     subtests: list[Phase] = field(default_factory=list)
     seen: evidence.Evidence | None = None
-    # Whether its last phase came, or it was given up to be repeated.
+    # Whether its last phase came; and whether it is run again because of one, whose teardown may yet come.
     is_over: bool = False
+    is_repeated: bool = False
 
     @property
     def word(self) -> str:
@@ -131,7 +132,7 @@ class Record:
     @property
     def is_over(self) -> bool:
         """Whether nothing more will come."""
-        return bool(self.attempts) and self.attempts[-1].is_over
+        return bool(self.attempts) and self.attempts[-1].is_over and not self.attempts[-1].is_repeated
 
     @property
     def seen(self) -> evidence.Evidence:
@@ -161,7 +162,8 @@ class Record:
 
     def add(self, report: pytest.TestReport, mask: Callable[[str], str]) -> None:
         """Take the report of one phase."""
-        if not self.attempts or (self.attempts[-1].is_over):
+        last = self.attempts[-1] if self.attempts else None
+        if last is None or last.is_over or (last.is_repeated and report.when == "setup"):
             self.attempts.append(Attempt())
         attempt = self.attempts[-1]
         phase = _phase(report, mask)
@@ -183,8 +185,9 @@ class Record:
         if given is not None:
             attempt.seen = evidence.read(given, mask)
         self._note(report, mask)
+        attempt.is_repeated = attempt.is_repeated or str(report.outcome) == "rerun"
         # What tells of a dead worker has no phase.
-        attempt.is_over = str(report.when) in ("teardown", "???") or is_repeated(report)
+        attempt.is_over = str(report.when) in ("teardown", "???")
 
     def _note(self, report: pytest.TestReport, mask: Callable[[str], str]) -> None:
         """Take what does not belong to a phase."""
@@ -196,11 +199,6 @@ class Record:
         for name, value in self.properties:
             if name.startswith("ec_hosts["):
                 self.given += [host for host in value.split() if host not in self.given]
-
-
-def is_repeated(report: pytest.TestReport) -> bool:
-    """Whether the test is run again because of this phase, the last one of its attempt."""
-    return str(report.outcome) == "rerun"
 
 
 def kept_sections(attempt: Attempt) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ Words and hosts are numbers there: places in the lists ``words`` and ``hosts`` o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_easycluster.reporting import evidence
@@ -18,7 +19,6 @@ from pytest_easycluster.reporting.targets import link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -160,19 +160,19 @@ def _attempt(attempt: Attempt, begin: float) -> dict[str, Any]:
     }
 
 
-def address_of(folder: Path | None, page: Path | None) -> Callable[[evidence.Artifact], str]:
+def address_of(folder: str, page: Path) -> Callable[[evidence.Artifact], str]:
     """What finds the addresses of artifacts.
 
     Args:
-        folder: Where they are.
+        folder: Where they are, ``""`` if nobody knows.
         page: From where.
     """
 
     def to_file(artifact: evidence.Artifact) -> str:
-        if folder is None or page is None:
+        if not folder or not artifact.path:
             return ""
         # A name from another machine, which is not to lead anywhere else.
-        target = folder / artifact.path
+        target = Path(folder) / artifact.path
         inside = ".." not in target.parts and not artifact.path.startswith(("/", "\\")) and ":" not in artifact.path[:3]
         return link(target, page.parent) if inside else ""
 

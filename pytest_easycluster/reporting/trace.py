@@ -92,6 +92,7 @@ def events_of(record: Record, lab: Lab | None = None) -> dict[str, Any]:
     """The trace of a test as JSON has it."""
     seen = record.seen
     begin = beginning(record)
+    end = max([record.start + record.duration, *(event.time + (event.duration or 0.0) for event in seen.events)])
     names = [*record.hosts(), *(one.host for one in seen.events), *(one.host for one in seen.series)]
     hosts = [host for host in dict.fromkeys(names) if host]
     process = {"": _RUN, **{host: at for at, host in enumerate(hosts, _RUN + 1)}}
@@ -107,7 +108,9 @@ def events_of(record: Record, lab: Lab | None = None) -> dict[str, Any]:
             if phase.start
         ]
     for host, number in process.items():
-        found += _of_host([event for event in seen.events if event.host == host], number, begin)
+        # The phases of the run are known from its own reports.
+        mine = [event for event in seen.events if event.host == host and not _is_known_phase(event)]
+        found += _of_host(mine, number, begin, end)
     for series in seen.series:
         what = series.unit or "value"
         found += [
@@ -135,9 +138,16 @@ def _named(pid: int, name: str, label: str, order: int) -> list[dict[str, Any]]:
     return [{"name": what, "ph": "M", "ts": 0, "pid": pid, "tid": 0, "args": args} for what, args in meta]
 
 
-def _of_host(events: list[Event], pid: int, begin: float) -> list[dict[str, Any]]:
+def _is_known_phase(event: Event) -> bool:
+    return event.kind == "phase" and not event.host and event.duration is not None
+
+
+def _of_host(events: list[Event], pid: int, begin: float, end: float) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     threads: dict[int, str] = {}
+    # A call that had not ended lasts until everything has.
+    unended = {event for event in events if event.kind == "call" and event.duration is None}
+    events = [event._replace(duration=max(0.0, end - event.time)) if event in unended else event for event in events]
     spans = [event for event in events if event.duration is not None]
     for event, row in beside(spans):
         thread = _CALLS + row if event.kind == "call" else _THREADS[event.kind] * 10_000 + row

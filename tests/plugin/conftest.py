@@ -70,6 +70,8 @@ class Suite:
 def suite(pytester, monkeypatch, warm_pytest):
     path = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", ROOT if not path else f"{ROOT}{os.pathsep}{path}")
+    # Inner runs are no part of the step that runs these tests.
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     # Ours is named, installed or not; others only cost time.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     if warm_pytest is not None:

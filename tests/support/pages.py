@@ -84,7 +84,7 @@ def make_page(path: Path, tests: int, hosts: int, *, ending: Ending | None = Non
     names = [f"gpu{number:02}" if number % 4 else f"san{number:02}" for number in range(1, hosts + 1)]
     records = [_record(chance, number, tests, names) for number in range(tests)]
     found = [rows.row(record) for record in records]
-    to_file = rows.address_of(path.parent / "artifacts", path)
+    to_file = rows.address_of(str(path.parent / "artifacts"), path)
     counts = {word: sum(row.word == word for row in found) for word in WORDS}
     ending = ending or Ending()
     run = {

@@ -56,7 +56,7 @@ function fileNodes(details) {
   const rows = details.artifacts.map(([host, name, target, size, why]) => make("tr", null,
     make("td", null, host),
     make("td", null, target ? make("a", {href: target, target: "_blank", rel: "noopener noreferrer"}, name) : name),
-    make("td", {class: "num"}, sizeText(size)), make("td", null, why)));
+    make("td", {class: "num"}, size ? sizeText(size) : ""), make("td", null, why)));
   if (details.trace) {
     rows.push(make("tr", null, make("td"), make("td", null,
       make("a", {href: details.trace, download: true}, "Trace"), " (open it in ui.perfetto.dev)"), make("td"), make("td")));

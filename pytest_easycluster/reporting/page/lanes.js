@@ -9,6 +9,8 @@ const TIME = 0, HOST = 1, KIND = 2, LENGTH = 3, TEXT = 4, LEVEL = 5;
 const isBad = (event) => event[LEVEL] === "ERROR" || event[LEVEL] === "CRITICAL";
 const isWarning = (event) => event[LEVEL] === "WARNING" || event[LEVEL] === "WARN";
 const isBar = (event) => event[KIND] === "call" || (event[LENGTH] !== null && event[KIND] !== "phase");
+// A call that had not ended when the test had has no length: it lasts until everything has.
+const lengthOf = (event) => (event[LENGTH] !== null ? event[LENGTH] : event[KIND] === "call" ? Math.max(0, view.end - event[TIME]) : 0);
 
 // Calls at once lie one above the other.
 function stacked(calls) {
@@ -16,7 +18,7 @@ function stacked(calls) {
   const rows = calls.map((event) => {
     let row = ends.findIndex((end) => end <= event[TIME]);
     if (row < 0) row = ends.length;
-    ends[row] = event[TIME] + (event[LENGTH] || 0);
+    ends[row] = event[LENGTH] === null ? Infinity : event[TIME] + event[LENGTH];
     return row;
   });
   return [rows, Math.max(ends.length, 1)];
@@ -85,7 +87,7 @@ function makeLanes(canvas, details, phases, onPick) {
     for (let number = 0; number < lane.bars.length; number++) {
       const [event, at] = lane.bars[number];
       const left = view.x(event[TIME], width);
-      const right = view.x(event[TIME] + (event[LENGTH] || 0), width);
+      const right = view.x(event[TIME] + lengthOf(event), width);
       if (right < LEFT || left > width) continue;
       const from = Math.max(left, LEFT);
       const wide = Math.max(Math.min(right, width) - from, 1.5);
@@ -188,7 +190,7 @@ function makeLanes(canvas, details, phases, onPick) {
 function eventText(event, details) {
   const what = event[LEVEL] ? `${event[KIND]} ${event[LEVEL]}` : event[KIND];
   const time = momentText(event[TIME] - details.start, 1);
-  const took = event[LENGTH] === null ? "" : `, took ${spanText(event[LENGTH])}`;
+  const took = event[LENGTH] !== null ? `, took ${spanText(event[LENGTH])}` : event[KIND] === "call" ? ", had not ended" : "";
   const text = event[TEXT].length > 600 ? `${event[TEXT].slice(0, 600)}…` : event[TEXT];
   return `${details.hosts[event[HOST]] || "run"}: ${what} at ${time}${took}\n${text}`;
 }

@@ -13,9 +13,9 @@ function makeTimeline(details, onPick) {
   function line(event, at) {
     const cells = [
       make("td", {class: "num mono"}, momentText(event[TIME] - details.start, 1000)),
-      make("td", null, details.hosts[event[HOST]] || ""),
+      make("td", null, details.hosts[event[HOST]] || "run"),
       make("td", {class: isBad(event) ? "FAILED" : isWarning(event) ? "LOST" : null}, event[LEVEL] ? `${event[KIND]} ${event[LEVEL]}` : event[KIND]),
-      make("td", {class: "num"}, event[LENGTH] === null ? "" : spanText(event[LENGTH])),
+      make("td", {class: "num"}, event[LENGTH] !== null ? spanText(event[LENGTH]) : event[KIND] === "call" ? "not ended" : ""),
       make("td", {class: "what mono"}, event[TEXT]),
     ];
     const row = make("tr", {"data-at": at, tabindex: -1}, cells);

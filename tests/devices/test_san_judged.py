@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
+import time
 
 import pytest
 from support.parts import require
 
-from easycluster.devices.san import open_san
+from easycluster.devices.san import conformance, open_san
 from easycluster.devices.san.conformance import Conformance, compare, parse_conformance
 from easycluster.errors import Unsupported
 
@@ -100,6 +102,27 @@ def test_tests_that_the_judge_does_not_have_are_no_success(embedded):
     ):
         embedded.conformance("SCSI.Write61")
     assert embedded.luns == {}
+
+
+@pytest.mark.parametrize("how", ["crash", "hang"])
+def test_a_target_that_dies_under_its_judge_is_not_judged_by_all_suites(embedded, monkeypatch, how):
+    """Each of fifty suites would wait for its whole time."""
+    require("iscsi-test-cu", "libiscsi-bin")
+    monkeypatch.setattr(conformance, "LOOK", 0.3)
+    verdicts = []
+    judge = threading.Thread(target=lambda: verdicts.append(embedded.conformance(limit=2.0)))
+    begin = time.monotonic()
+    judge.start()
+    while not embedded.sessions:
+        assert time.monotonic() - begin < 30
+        time.sleep(0.002)
+
+    getattr(embedded, how)()
+    judge.join(60)
+
+    (found,) = verdicts
+    assert not found.complete
+    assert time.monotonic() - begin < 40
 
 
 def test_without_the_judge_there_is_no_verdict(embedded, monkeypatch):

@@ -20,11 +20,15 @@ import shutil
 import subprocess
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from easycluster.devices.iscsi.errors import IscsiError, LoginRefused
+from easycluster.devices.iscsi.logon import discover
 from easycluster.errors import Unsupported
 
 __all__ = ["Conformance", "Outcome", "parse_conformance", "run_conformance"]
 
 PROGRAM = "iscsi-test-cu"
+# Seconds for a target that has let a suite down to say that it is there.
+LOOK = 5.0
 
 
 class Outcome(NamedTuple):
@@ -149,12 +153,27 @@ def run_conformance(
         found = parse_conformance(output.decode("utf-8", "replace"))
         results += found.results
         complete = complete and found.complete
+        if not found.complete and not _answers(urls[0]):
+            # All that follow would wait as long, for a target that is gone.
+            break
     if complete and not results:
         # It says that all is well if there is nothing to do.
         near = difflib.get_close_matches(str(tests), _suites(program, limit), 3)
         advice = f"; there is {' and '.join(near)}" if near else ""
         raise ValueError(f"{PROGRAM} has no tests {tests!r}{advice}; '{PROGRAM} -l' lists all")
     return Conformance(tuple(results), complete)
+
+
+def _answers(url: str) -> bool:
+    """Whether a target still speaks to anybody."""
+    portal = url.partition("://")[2].rpartition("@")[2].partition("/")[0]
+    try:
+        discover(portal, limit=LOOK)
+    except LoginRefused:
+        return True
+    except IscsiError:
+        return False
+    return True
 
 
 def _suites(program: str, limit: float) -> List[str]:

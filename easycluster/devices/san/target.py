@@ -11,6 +11,7 @@ from easycluster.devices.iscsi.logon import discover
 from easycluster.devices.iscsi.session import login
 from easycluster.devices.san.conformance import Conformance, run_conformance
 from easycluster.devices.san.driver import IQN, Driver, Lun, Options
+from easycluster.errors import EasyClusterError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -155,15 +156,20 @@ class SanTarget:
             ValueError: If it has no such tests.
         """
         lun = self.create_lun(size)
+        judged: Optional[Conformance] = None
         try:
             who = f"{self.chap.user}%{self.chap.password}@" if self.chap is not None else ""
             urls = [f"iscsi://{who}{portal}/{self.iqn}/{lun.number}" for portal in self.portals[:2]]
             if host is None:
-                return run_conformance(urls, tests, limit)
-            judged: Conformance = _on(host, run_conformance.__module__, "run_conformance", urls, tests, limit)
-            return judged
+                judged = run_conformance(urls, tests, limit)
+            else:
+                judged = _on(host, run_conformance.__module__, "run_conformance", urls, tests, limit)
         finally:
-            self.delete_lun(lun.number)
+            # A target that died under its judge has a verdict; the unit goes with it.
+            died = judged is None or not judged.complete
+            with contextlib.suppress(*((ValueError, EasyClusterError) if died else ())):
+                self.delete_lun(lun.number)
+        return judged
 
     # ------------------------------------------------------------ units
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from docs import made_commands, made_inventory, made_options
+from docs import made_commands, made_inventory, made_options, made_security
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference_inventory.md": made_inventory.page,
     "reference_options.md": made_options.page,
     "reference_commands.md": made_commands.page,
+    "security.md": made_security.page,
 }
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from easycluster.client.globals import GlobalProxy
 from easycluster.far.services import NewFile
+from easycluster.far.sources import add_note
 from easycluster.far.undo import LIMIT as UNDO_LIMIT
 from easycluster.link.operations import Op
 
@@ -71,10 +72,15 @@ def run(
     operation = (Op.SERVICE, "run", words, data, timeout, cwd, dict(env) if env is not None else None, live)
     code, out, err, late = client._request(operation, origexc="quiet")
     stdout, stderr = (out.decode("utf-8", "replace"), err.decode("utf-8", "replace")) if text else (out, err)
+    error: subprocess.TimeoutExpired | subprocess.CalledProcessError | None = None
     if late:
-        raise subprocess.TimeoutExpired(words, timeout or 0.0, stdout, stderr)
-    if check and code:
-        raise subprocess.CalledProcessError(code, words, stdout, stderr)
+        error = subprocess.TimeoutExpired(words, timeout or 0.0, stdout, stderr)
+    elif check and code:
+        error = subprocess.CalledProcessError(code, words, stdout, stderr)
+    if error is not None:
+        # Its own words do not say which machine it was.
+        add_note(error, f"on {client.peername}")
+        raise error
     return subprocess.CompletedProcess(words, code, stdout, stderr)
 
 

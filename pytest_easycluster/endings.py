@@ -33,6 +33,9 @@ CLOSE: Final = 1.0
 # A terminal sends Ctrl-C to workers of pytest-xdist too, and so does our controller: both are the same one.
 SAME: Final = 0.5
 
+# Of the calls that a signal has interrupted, those that are named.
+MOST_CALLS: Final = 3
+
 SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 # pytest's own for Ctrl-C.
@@ -40,7 +43,10 @@ INTERRUPTED: Final = 2
 
 
 class Ended(KeyboardInterrupt):
-    """The run was told to end; pytest treats it as Ctrl-C."""
+    """The run was told to end; pytest treats it as Ctrl-C, and shows where that was only under this name."""
+
+    __module__ = "builtins"
+    __qualname__ = "KeyboardInterrupt"
 
 
 class Endings:
@@ -96,7 +102,15 @@ class Endings:
         threading.Thread(target=self._watch, name="easycluster-ending", daemon=True).start()
         self._pass_on()
         if not self._in_teardown:
-            raise Ended(self.reason)
+            raise Ended(self.reason + self._whereabouts())
+
+    def _whereabouts(self) -> str:
+        """What is interrupted: the test, and the calls that are waited for."""
+        test = os.environ.get("PYTEST_CURRENT_TEST", "")
+        found = [f" in {test}"] if test else []
+        with contextlib.suppress(Exception):
+            found += [f", {call.call} on {call.host}" for call in self._lab.calls_in_progress()[:MOST_CALLS]]
+        return "".join(found)
 
     def _hurry(self, why: str) -> None:
         self._is_hurried = True
@@ -147,6 +161,14 @@ class Endings:
         process = getattr(getattr(node.gateway, "_io", None), "popen", None)
         if process is not None and process.pid in self._worker_pids:
             self._worker_pids.remove(process.pid)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Have the place that is shown be one in the user's code."""
+        from pytest_easycluster.tracebacks import leave_out_our_own
+
+        if isinstance(excinfo.value, Ended) and not self._config.getoption("fulltrace", False):
+            leave_out_our_own(excinfo.value)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Generator[None, object, object]:

@@ -200,7 +200,7 @@ class BoxHost:
     def entrance(self) -> list[str]:
         """The words that let a command run in the host, by nsenter, until it is off."""
         spaces = ("--mount", "--uts", "--ipc", "--net", "--pid", "--time")
-        return ["nsenter", "-t", str(ask_pid(self._folder, self.name)), *spaces, "--wd=/", "--"]
+        return ["nsenter", "-t", str(ask_pid(self._folder, self.name)), *spaces, "--wd", "--"]
 
 
 class Link:

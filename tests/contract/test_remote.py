@@ -77,6 +77,7 @@ def test_a_command_that_fails_is_an_error_with_check(client):
     with pytest.raises(subprocess.CalledProcessError) as caught:
         run(client, "echo said; echo sorry >&2; exit 3", check=True)
     assert (caught.value.returncode, caught.value.stdout, caught.value.stderr) == (3, "said\n", "sorry\n")
+    assert caught.value.__notes__ == [f"on {client.peername}"]
 
 
 def test_a_command_that_was_killed_has_a_negative_exit_code_as_in_subprocess(client):

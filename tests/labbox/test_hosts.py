@@ -46,6 +46,13 @@ def test_a_host_has_its_own_home_temporary_files_processes_and_devices(labbox):
     assert len([word for word in seen if word == "sshd"]) < 6
 
 
+def test_who_enters_a_host_stands_in_its_own_root_folder(labbox):
+    done = subprocess.run(
+        [*labbox["bench"].entrance(), "sh", "-c", "pwd -P"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "/\n", "")
+
+
 def test_the_running_python_is_there_too(labbox):
     assert labbox["bench"].run(sys.executable, "-c", "'import pytest, easycluster; print(1)'") == "1\n"
 

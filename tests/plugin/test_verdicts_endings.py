@@ -187,6 +187,13 @@ def test_a_call_is_ended(run, number):
     assert "test_later" not in run.cases
     assert "1 passed" in run.output
     assert not (run.folder / "called-ended").exists()
+    # What was going on, and where in the suite.
+    what = f"KeyboardInterrupt: {signal.Signals(number).name} in test_it.py::test_hangs (call), hang() on gpu01"
+    assert f"! {what} !" in run.output
+    line = 1 + (run.folder / "test_it.py").read_text().splitlines().index(
+        "def test_hangs(gpu_node): gpu_node.hang('called')"
+    )
+    assert f"{run.folder / 'test_it.py'}:{line}: {what}" in run.output
 
 
 def test_fixtures_are_taken_down_after_a_call_was_ended(run):

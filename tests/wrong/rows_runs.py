@@ -38,7 +38,7 @@ def ctrl_c(stage: Stage) -> str:
     began = run.began
 
     assert run.code(stage.within(2.0)) == 2, run.output
-    run.says("Ended: SIGINT")
+    run.says("KeyboardInterrupt: SIGINT in ")
     assert "test_next" not in run.words
     assert "<testsuite " in run.junit
     stage.clean(began, GONE)

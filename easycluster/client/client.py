@@ -162,8 +162,9 @@ class BaseClient(Requests, Output):
         self._respawn_due = False
 
     def _make_quick(self, session: NearSession) -> None:
-        self._call = make_call(self, session, deadlines, one_thread=self._one_thread, numbers=self._numbers())
-        self._start = make_start(self, session, deadlines, one_thread=self._one_thread)
+        numbers = self._numbers()
+        self._call = make_call(self, session, deadlines, one_thread=self._one_thread, numbers=numbers)
+        self._start = make_start(self, session, deadlines, one_thread=self._one_thread, numbers=numbers)
 
     def _numbers(self) -> Any:
         """Return what knows the far-side thread of each thread here, None if :meth:`_thread_number` is to be asked."""

@@ -39,7 +39,7 @@ _dumps, _new = pickle.dumps, object.__new__
 
 
 def make_start(
-    client: BaseClient, session: NearSession, deadlines: list[float], *, one_thread: bool
+    client: BaseClient, session: NearSession, deadlines: list[float], *, one_thread: bool, numbers: Any = None
 ) -> Callable[[tuple[Any, ...]], Any]:
     """Return ``start(operation)``, which does what ``client._request(operation, nonblocking=True)`` does.
 
@@ -48,6 +48,7 @@ def make_start(
         session: Its session; a function is made for each.
         deadlines: Not empty while a deadline is set for any thread.
         one_thread: Whether calls that name no far-side thread all go to thread 0.
+        numbers: As for :func:`~easycluster.client.quick.make_call`.
     """
     owner: Callable[[], Any] = weakref.ref(client)
     inside, special, dropped, ids = session.inside, session.special, session._dropped, session._ids
@@ -57,7 +58,10 @@ def make_start(
         client = owner()
         if inside or deadlines or required or special or dropped:
             return client._request(operation, True)
-        thread = 0 if one_thread else client._thread_number(None)
+        thread = 0
+        if not one_thread:
+            thread = numbers.number if numbers is not None else 0
+            thread = thread - 1 if thread else client._thread_number(None)
         entry: Any = None
         if not thread and operation[0] == _CALL:
             _operation, name, args, kwargs = operation

@@ -82,7 +82,10 @@ def make_call(
             if dump is not None:
                 dump.take_back()
             raise
-        thread = 0 if one_thread else numbers.number - 1 if numbers and numbers.number else owner()._thread_number(None)
+        thread = 0
+        if not one_thread:
+            thread = numbers.number if numbers is not None else 0
+            thread = thread - 1 if thread else owner()._thread_number(None)
         if STACK_GLOBAL in body or len(body) >= BULK or met:
             body, buffers = values.finish_dumps(operation, name_parts, body, take_met())
             if buffers or len(body) > MAX_INLINE:

@@ -389,6 +389,8 @@ class Sender:
             try:
                 counts.extend(stream.write_map(memoryview(piece)[done:] if done else piece))
                 if done + counts[-1] == len(piece):
+                    self._number = number
+                    queue.popleft()
                     continue
             except BlockingIOError:
                 pass

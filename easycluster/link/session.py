@@ -491,7 +491,11 @@ class Session(Sender):
                 lock = answered.lock
                 if lock is not None:
                     self.awake += 1
-                    wake(lock)
+                    try:
+                        lock.release()
+                    except RuntimeError:
+                        # It is free already, as in wake().
+                        pass
         except (TypeError, ValueError) as exc:
             raise RemoteProtocolError("a run has entries that are no answers") from exc
         return completed, urgent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from benchmarks.limits import limits
 from benchmarks.measures import MEASURES
 from benchmarks.pictures import drawn
 from benchmarks.tables import TABLES, goal_table, noise, rendered
@@ -74,6 +75,9 @@ def page(results: Results, folder: str) -> str:
         "## Goals",
         goal_table(results),
     ]
+    why = limits(results)
+    if why:
+        parts += ["### What stops us at the others", why]
     for table in TABLES:
         text = rendered(results, table)
         if text:

@@ -73,6 +73,31 @@ TABLES = (
         least=True,
     ),
     Table(
+        "Where a synchronous call goes, x raw",
+        "floors",
+        (
+            Column("bytes of our length", "bytes_ratio", 2),
+            Column("and pickles", "pickle_ratio", 2),
+            Column("and tags", "tags_ratio", 2),
+            Column("and frames", "frames_ratio", 2),
+            Column("our client", "client_ratio", 2, spread=True),
+            Column("us", "client_median_us"),
+        ),
+        "Each step is a loop on either side that does what the one before does and one thing more. What our client"
+        " adds is some thirty small steps for signals, threads, cancels, deadlines, references and callbacks, see"
+        " [benchmarks.md](benchmarks.md#what-a-synchronous-call-is-made-of).",
+    ),
+    Table(
+        "Below 8 threads, calls/s",
+        "floors",
+        (
+            Column("taking turns", "turns_rate", 0),
+            Column("a link each, pickles", "ownpickle_rate", 0),
+            Column("a link each, pickles and tags", "owntags_rate", 0),
+        ),
+        "No library: what eight threads of one Python do at most. Taking turns is a lock each and nothing sent.",
+    ),
+    Table(
         "64 MiB, MB/s",
         "bulk",
         (

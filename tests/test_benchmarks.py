@@ -17,6 +17,7 @@ command = pytest.importorskip("benchmarks.__main__")
 document = pytest.importorskip("benchmarks.document")
 environment = pytest.importorskip("benchmarks.environment")
 goals = pytest.importorskip("benchmarks.goals")
+limits = pytest.importorskip("benchmarks.limits")
 many = pytest.importorskip("benchmarks.measures.many")
 measures = pytest.importorskip("benchmarks.measures")
 peers = pytest.importorskip("benchmarks.peers")
@@ -251,3 +252,32 @@ def test_what_cannot_be_installed_says_why_and_is_not_tried_again(tmp_path, monk
         environment.python_of("none")
     with pytest.raises(environment.NotInstalled, match=r"see .*failed"):
         environment.python_of("none")
+
+
+# ---------------------------------------------------------------- what stops us
+
+
+def with_floors(**figures):
+    found = filled()
+    record = runner.Record(rounds=[figures])
+    found.put("floors", {"ours tcp": record}, runner.Surroundings(), 1.0, {})
+    return found
+
+
+def test_a_missed_goal_says_what_stops_us_with_a_figure_of_the_same_results():
+    found = with_floors(pickle_ratio=1.11, tags_ratio=1.41, frames_ratio=1.51)
+    text = limits.limits(found)
+    assert text.startswith("- **synchronous call, TCP with HMAC, one core**: A loop that only pickles, tags and frames")
+    assert "takes 1.51 x raw, 1.41 without frames, 1.11 without tags" in text
+    assert text in document.page(found, "pictures")
+
+
+def test_nothing_is_said_of_goals_that_are_met_or_without_the_figure():
+    assert limits.limits(filled()) == ""
+    assert "What stops us" not in document.page(filled(), "pictures")
+    assert limits.limits(with_floors(pickle_ratio=1.11)) == ""
+
+
+def test_every_reason_is_for_a_goal():
+    wanted = [goal.what for goal in goals.GOALS]
+    assert [begin for begin in limits.REASONS if not any(what.startswith(begin) for what in wanted)] == []

@@ -76,6 +76,14 @@ _ROWS = (
     Measure(
         "many", "Many calls", "many.run", SPEAKING, 5, ("nonblocking", "batch", "shared", "own", "floor"), core=True
     ),
+    Measure(
+        "floors",
+        "Below a call",
+        "floors.run",
+        ("ours tcp",),
+        9,
+        ("bytes", "pickle", "tags", "frames", "client", "turns", "ownpickle", "owntags"),
+    ),
     Measure("connect", "Connecting", "connect.run", NO_RAW, 1, ("cold",), core=True),
     Measure("memory", "Memory of the far side", "held.run_memory", SPEAKING, 1, ("memory",), core=True),
     Measure("import", "Importing", "start.run_import", IMPORTED, 1, ("import",), core=True),

@@ -37,6 +37,12 @@ def chosen(item: pytest.Item) -> dict[str, list[str]]:
     return {name: found[name] for name in getattr(item, "fixturenames", ()) if name in found}
 
 
+def own_hosts(item: pytest.Item) -> dict[str, list[str]]:
+    """The hosts that fixtures of this test only have given it, by fixture."""
+    found: dict[str, list[str]] = item.stash.get(_CHOSEN, {})
+    return {name: list(names) for name, names in found.items() if name in getattr(item, "fixturenames", ())}
+
+
 def names_of_hosts(item: pytest.Item) -> list[str]:
     """Names of the hosts that fixtures of the lab have given to a test."""
     return list(dict.fromkeys(name for names in chosen(item).values() for name in names))

@@ -120,14 +120,15 @@ class ChaosRun:
             self._chaos.end_test()
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Hang what came on the report, and say it there."""
         report = yield
         fired = self._chaos.take_fired()
         if fired:
             setattr(report, ATTRIBUTE, [asdict(one) for one in fired])
             report.sections.append(("Chaos", "\n".join(map(_described, fired))))
-            report.user_properties += [("ec_chaos", _described(one)) for one in fired]
+            item.user_properties += [("ec_chaos", _described(one)) for one in fired]
+            report.user_properties = list(item.user_properties)
         return report
 
     @pytest.hookimpl(tryfirst=True)

@@ -16,8 +16,24 @@ from pytest_easycluster.requests import NoHosts, is_unavailable, need_of
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from easycluster.lab import FixtureEntry, Host, Hosts, Lab
+    from easycluster.lab import FixtureEntry, Host, Hosts, Lab, Need
     from easycluster.lab.holders import Mode
+
+
+# Hosts by fixture that a test is to have, whatever it would get otherwise: it is repeated on them, see `twin`.
+SWAPPED = pytest.StashKey[dict[str, list[str]]]()
+
+
+def _swapped(request: pytest.FixtureRequest, lab: Lab, needs: list[Need], usually: Mode = "exclusive") -> Hosts | None:
+    """The hosts that a repetition is to have, leased; None if it has a choice."""
+    names = request.node.stash.get(SWAPPED, {}).get(str(request.fixturename))
+    if names is None:
+        return None
+    from easycluster.lab import Hosts
+
+    labels = [need.label for need in needs for _ in range(need.count)]
+    hosts = Hosts(lab.only(*names), labels if len(labels) == len(names) else ())
+    return noted(request, leased(request, lab, hosts, usually=usually))
 
 
 def give_marked(request: pytest.FixtureRequest, lab: Lab) -> Hosts:
@@ -28,6 +44,9 @@ def give_marked(request: pytest.FixtureRequest, lab: Lab) -> Hosts:
     if not wishes.hosts:
         return lease_when_used(request, lab, lab.hosts)
     needs = [wanted.need() for wanted in wishes.hosts]
+    swapped = _swapped(request, lab, needs)
+    if swapped is not None:
+        return swapped
     return noted(request, lease_chosen(request, lab, needs, name_of_test(request)))
 
 
@@ -38,7 +57,8 @@ def give_each(request: pytest.FixtureRequest, lab: Lab) -> Host:
         end_without_hosts(request.config, name.error)
     if not isinstance(name, str):
         fail("ec_host is only there for tests marked ec_each")
-    return noted(request, leased(request, lab, lab.only(name)))[0]
+    swapped = _swapped(request, lab, [])
+    return (swapped if swapped is not None else noted(request, leased(request, lab, lab.only(name))))[0]
 
 
 def give_one(request: pytest.FixtureRequest, lab: Lab, name: str) -> Host:
@@ -52,6 +72,9 @@ def lab_fixture(request: pytest.FixtureRequest, lab: Lab, name: str) -> Hosts:
     if is_unavailable(lab, entry):
         pytest.skip(f"{name}: lab {lab.inventory.name!r} has no role {entry.role!r}")
     usually: Mode = "shared" if name == "gpu_node" else "exclusive"
+    swapped = _swapped(request, lab, [need_of(entry)], usually)
+    if swapped is not None:
+        return swapped
     return noted(request, lease_chosen(request, lab, [need_of(entry)], name_of_test(request), usually=usually))
 
 

@@ -72,6 +72,8 @@ class Limits:
         self._lab = lab
         self._test, self._teardown, self._silence = test, teardown, silence
         self._fd = fd
+        # What a test may take at most for now, whatever anybody says: it is repeated, see `twin`.
+        self.at_most: float | None = None
         self._phase: _Phase | None = None
         # Whether the phase runs; between phases nothing is stopped.
         self._is_running = False
@@ -136,7 +138,8 @@ class Limits:
         entries = self._lab.inventory.hosts
         said = [entries[name].timeouts[what] for name in hosts if what in entries[name].timeouts]
         usual = max(said, default=_PHASES[what]) if option is None else option
-        return wishes_of(item).timeouts.get(what, usual)
+        limit = wishes_of(item).timeouts.get(what, usual)
+        return limit if self.at_most is None else min(limit, self.at_most)
 
     @contextlib.contextmanager
     def _limited(self, phase: _Phase | None) -> Generator[None, None, None]:

@@ -102,6 +102,15 @@ SETTINGS: Final[tuple[tuple[str, str, tuple[str, ...] | None, str], ...]] = (
         "where to put it, in a folder for each test; by default beside the temporary directories of the tests",
     ),
     (
+        "facts",
+        "FILE|off",
+        None,
+        (
+            "keep in FILE what hosts are like when their tests are green, and say what has changed when one fails; "
+            "by default in pytest's cache; off: do not look"
+        ),
+    ),
+    (
         "max-lost",
         "N",
         None,
@@ -158,6 +167,12 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         default=False,
         help="with --ec-replay: take the answers from the recording; no host is reached",
+    )
+    group.addoption(
+        "--ec-twin",
+        action="store_true",
+        default=False,
+        help="repeat a test that fails on an equivalent host, and say whether it is the machine or the product",
     )
     group.addoption(
         "--ec-set",

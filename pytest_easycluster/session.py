@@ -10,7 +10,7 @@ import pytest
 
 from easycluster.lab import DEFAULT_FIXTURES, InventoryError, Lab, read_inventory
 from easycluster.lab.sources import from_environment, seen_from_here
-from pytest_easycluster import evidence, hookspecs, leasing, pool, quarantine, secrets
+from pytest_easycluster import drift, evidence, hookspecs, leasing, pool, quarantine, secrets
 from pytest_easycluster.access import LAB
 from pytest_easycluster.again import Again
 from pytest_easycluster.farside import enable
@@ -72,6 +72,11 @@ def start(config: pytest.Config) -> None:
     config.pluginmanager.register(GpuTests(lab), "easycluster-gpus")
     # Last: a fault of the hardware may be what cannot be done.
     config.pluginmanager.register(Skipper(), "easycluster-unsupported")
+    drift.register(config, lab)
+    if config.getoption("ec_twin"):
+        from pytest_easycluster.twin import Twin
+
+        config.pluginmanager.register(Twin(config, lab), "easycluster-twin")
     if setting(config, "chaos").value:
         from pytest_easycluster.chaos import begin as begin_chaos
 

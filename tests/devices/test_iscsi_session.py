@@ -6,6 +6,7 @@ import glob
 import os
 import subprocess
 import threading
+import time
 
 import pytest
 from support.parts import require
@@ -196,6 +197,38 @@ def test_resize_is_seen_by_every_initiator(session, open_session, san, lun):
     for one in (session, other):
         assert one.capacity().size == 16 * MIB
         one.write(32767, b"e" * 512)
+
+
+def test_a_unit_is_resized_and_taken_away_under_load(san):
+    """tgtd refuses that while commands are in flight, and with many of them there is no moment without."""
+    lun = san.create_lun(4 * MIB).number
+    found = []
+    with san.login(lun=lun, timeout=60) as session:
+        load = threading.Thread(target=lambda: found.append(session.perf(1.0, depth=32)))
+        load.start()
+        time.sleep(0.2)
+
+        assert san.resize_lun(lun, 64 * MIB).size == 64 * MIB
+        san.delete_lun(lun)
+        load.join(60)
+
+    (perf,) = found
+    assert perf.commands > 0
+    assert perf.iops == pytest.approx(perf.commands / perf.seconds)
+    assert lun not in san.luns
+
+
+def test_what_a_unit_tells_under_load_is_no_error(target):
+    with login(target.portals[0].address, target.iqn, timeout=60) as session:
+        session.ready()
+        seen = len(session.attentions)
+        growth = threading.Timer(0.1, lambda: target.resize_lun(1, 16 * MIB))
+        growth.start()
+        perf = session.perf(0.4)
+        growth.join()
+
+        assert perf.errors == 0
+        assert [(one.asc, one.ascq) for one in session.attentions[seen:]] == [(0x2A, 9)]
 
 
 def test_a_snapshot_keeps_what_was(session, san, lun):

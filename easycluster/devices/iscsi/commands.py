@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from easycluster.devices.iscsi import scsi
-from easycluster.devices.iscsi.errors import CommandTimeout, IscsiError, UnitAttention
+from easycluster.devices.iscsi.errors import CommandTimeout, IscsiError, ScsiError, UnitAttention
 from easycluster.devices.iscsi.pdu import Buffer, decode_lun, encode_lun
 
 if TYPE_CHECKING:
@@ -129,12 +129,19 @@ class Commands:
             connection.wait(task, self.timeout)
             if not task.status:
                 return task
-            error = scsi.status_error(f"{self.portal} lun {decode_lun(unit)}", task.name, task.status, task.sense)
-            if not isinstance(error, UnitAttention):
+            error = self._failed(unit, task)
+            if error is not None:
                 raise error
-            self.attentions.append(error)
             task = connection.submit(unit, step[0], step[1], step[2], self.timeout)
-        raise error
+        raise self.attentions[-1]
+
+    def _failed(self, unit: bytes, task: Task) -> Optional[ScsiError]:
+        """Why a command failed; None if the unit only had something to tell, which is kept."""
+        error = scsi.status_error(f"{self.portal} lun {decode_lun(unit)}", task.name, task.status, task.sense)
+        if not isinstance(error, UnitAttention):
+            return error
+        self.attentions.append(error)
+        return None
 
     # ------------------------------------------------------------ units
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Dict, List, NamedTuple
+from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple
 
 from easycluster.devices.iscsi.errors import CommandTimeout
 from easycluster.devices.iscsi.scsi import read16, write16
@@ -51,8 +51,8 @@ class Perf(NamedTuple):
         p50: Half of the commands took at most so many seconds.
         p99: 99 of 100 took at most so many seconds.
         slowest: The longest, in seconds.
-        commands: Commands done.
-        errors: Commands that ended with another status than GOOD.
+        commands: Commands done; those that failed count nowhere else than in ``errors``.
+        errors: Commands that failed.
         seconds: How long it took.
     """
 
@@ -72,7 +72,7 @@ class Perf(NamedTuple):
         )
 
 
-def measure(connection: Connection, lun: bytes, load: Load, limit: float) -> Perf:
+def measure(connection: Connection, lun: bytes, load: Load, limit: float, is_attention: Callable[[Task], bool]) -> Perf:
     """Keep ``load.depth`` commands in flight for ``load.seconds``, and wait for the last ones.
 
     Args:
@@ -80,6 +80,8 @@ def measure(connection: Connection, lun: bytes, load: Load, limit: float) -> Per
         lun: The eight bytes of the unit.
         load: What to do.
         limit: Seconds that a command may take.
+        is_attention: Asked of commands that did not end well: whether the unit only told something (UNIT ATTENTION), so
+            that another one is done in its place.
 
     Raises:
         CommandTimeout: If a command takes longer.
@@ -128,20 +130,24 @@ def measure(connection: Connection, lun: bytes, load: Load, limit: float) -> Per
                 task = finished.pop()
                 buffer = owners.pop(task.itt)
                 assert task.ended is not None
-                took.append(task.ended - task.begun)
-                errors += task.status != 0
+                if not task.status:
+                    took.append(task.ended - task.begun)
+                elif not is_attention(task):
+                    errors += 1
                 if task.ended < end:
                     start(buffer)
     finally:
         connection.finished = None
     seconds = time.monotonic() - begin
-    took.sort()
     count = len(took)
+    # Nothing took any time where nothing was done.
+    took = sorted(took) or [0.0]
+    last = len(took) - 1
     return Perf(
         count / seconds,
         count * size / seconds / 1e6,
-        took[count // 2],
-        took[min(count - 1, count * 99 // 100)],
+        took[min(last, count // 2)],
+        took[min(last, count * 99 // 100)],
         took[-1],
         count,
         errors,

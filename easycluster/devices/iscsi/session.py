@@ -291,4 +291,5 @@ class Session(Commands, ReservationsMixin, ServerObject):
         load = Load(lba, blocks, block_size, max(1, size // block_size), depth, seconds, writes, shuffled, seed)
         with self._lock:
             self.ready(lun)
-            return measure(self._connection, encode_lun(self._unit(lun)), load, self.timeout)
+            unit = encode_lun(self._unit(lun))
+            return measure(self._connection, unit, load, self.timeout, lambda task: self._failed(unit, task) is None)

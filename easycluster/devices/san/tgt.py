@@ -25,6 +25,8 @@ __all__ = ["TgtDriver", "TgtError", "find_tgtd"]
 # tgtd answers its first tgtadm after 20 ms on an idle machine.
 START_LIMIT = 20.0
 ADMIN_LIMIT = 20.0
+# Seconds that a unit is hoped to be idle for a moment.
+BUSY_LIMIT = 0.3
 
 
 class TgtError(EasyClusterError, OSError):
@@ -185,16 +187,36 @@ class TgtDriver(ServerObject):
         old = self._known(lun)
         if size <= 0 or size % old.block_size:
             raise ValueError(f"a size of {size} bytes is not whole blocks of {old.block_size}")
-        self._admin("delete", "logicalunit", "--tid", "1", "--lun", str(lun))
+        self._take_away(lun)
         os.truncate(self._paths[lun], size)
         self._luns[lun] = old._replace(size=size)
         self._declare(lun)
         return self._luns[lun]
 
+    def _take_away(self, lun: int) -> None:
+        """Have tgtd forget a unit.  It does not while commands are in flight, so it is taken offline if they go on."""
+        what = ["--tid", "1", "--lun", str(lun)]
+        begin = time.monotonic()
+        offline = False
+        while True:
+            try:
+                self._admin("delete", "logicalunit", *what)
+                return
+            except TgtError as exc:
+                spent = time.monotonic() - begin
+                if "still active" not in str(exc) or spent > ADMIN_LIMIT:
+                    if offline:
+                        self._admin("update", "logicalunit", *what, "--params", "online=1")
+                    raise
+                if spent > BUSY_LIMIT and not offline:
+                    self._admin("update", "logicalunit", *what, "--params", "online=0")
+                    offline = True
+                time.sleep(0.005)
+
     def delete_lun(self, lun: int) -> None:
         """Take a unit away."""
         self._known(lun)
-        self._admin("delete", "logicalunit", "--tid", "1", "--lun", str(lun))
+        self._take_away(lun)
         del self._luns[lun]
         os.unlink(self._paths.pop(lun))
 

@@ -39,6 +39,7 @@ _LEVELS: Final = {
     "CRIT": "CRITICAL",
     "ALERT": "CRITICAL",
     "EMERG": "CRITICAL",
+    "EMERGENCY": "CRITICAL",
     "FATAL": "CRITICAL",
     "PANIC": "CRITICAL",
 }
@@ -240,14 +241,23 @@ def thinned(points: list[tuple[float, float]], most: int = MOST_POINTS) -> list[
 
 
 def few(events: list[Event], most: int = MOST_EVENTS) -> list[Event]:
-    """At most so many events: those that say that something is wrong, calls, then the first and the last."""
+    """At most so many events, of each kind its share: what says that something is wrong, then the first and the last.
+
+    Thousands of lines of a kernel or a log are not to leave no room for the calls.
+    """
     if len(events) <= most:
         return events
-    rank = [(_rank(event), min(at, len(events) - at), at) for at, event in enumerate(events)]
-    return [events[at] for at in sorted(at for _rank, _edge, at in sorted(rank)[:most])]
+    kinds: dict[str, list[int]] = {}
+    for at, event in enumerate(events):
+        kinds.setdefault(event.kind, []).append(at)
+    kept: list[int] = []
+    # The smallest first: what a kind does not need is for those that come after it.
+    for done, places in enumerate(sorted(kinds.values(), key=len)):
+        share = (most - len(kept)) // (len(kinds) - done)
+        ranked = sorted((_rank(events[at]), min(n, len(places) - n), at) for n, at in enumerate(places))
+        kept += [at for _rank, _edge, at in ranked[:share]]
+    return [events[at] for at in sorted(kept)]
 
 
 def _rank(event: Event) -> int:
-    if event.kind in ("phase", "artifact", "kernel") or event.level in ("ERROR", "CRITICAL", "WARNING"):
-        return 0
-    return 1 if event.kind == "call" else 2
+    return ("CRITICAL", "ERROR", "WARNING").index(event.level) if event.level in ("CRITICAL", "ERROR", "WARNING") else 3

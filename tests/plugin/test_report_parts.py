@@ -13,9 +13,9 @@ from support.traces import check_trace
 from pytest_easycluster.reporting import extras, summary, trace
 from pytest_easycluster.reporting.build import embedded
 from pytest_easycluster.reporting.ending import Ending
-from pytest_easycluster.reporting.evidence import Event, Evidence, Series, few, read, readable, thinned
+from pytest_easycluster.reporting.evidence import Artifact, Event, Evidence, Series, few, read, readable, thinned
 from pytest_easycluster.reporting.records import Attempt, Phase, Record
-from pytest_easycluster.reporting.rows import Row
+from pytest_easycluster.reporting.rows import Row, address_of
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -94,15 +94,19 @@ def test_fewer_points_keep_the_peaks_and_their_order(points, most):
     assert not points or {min(values), max(values)} <= {value for _time, value in found}
 
 
-def test_of_too_many_events_what_says_that_something_is_wrong_stays():
-    calm = [Event(float(at), "gpu01", "output", None, "line", None) for at in range(5000)]
-    events = [*calm[:2500], Event(2500.0, "gpu01", "log", None, "hot", "ERROR"), *calm[2501:]]
+def test_of_too_many_events_each_kind_keeps_its_share_and_first_what_is_wrong():
+    lines = [Event(float(at), "gpu01", "kernel", None, "line", "INFO") for at in range(5000)]
+    lines[2500] = Event(2500.0, "gpu01", "kernel", None, "Xid 79", "ERROR")
+    calls = [Event(at + 0.5, "gpu01", "call", 0.1, "f()", None) for at in range(3)]
+    events = sorted([*lines, *calls], key=lambda event: event.time)
 
     found = few(events, 10)
 
+    assert [event for event in found if event.kind == "call"] == calls
     assert len(found) == 10
-    assert events[2500] in found
-    assert found == sorted(found)
+    assert lines[2500] in found
+    assert {lines[0], lines[-1]} <= set(found)
+    assert found == sorted(found, key=lambda event: event.time)
 
 
 calls = st.builds(
@@ -122,6 +126,23 @@ def test_a_trace_of_any_calls_is_in_the_format(events):
     phases = [Phase("setup", "PASSED", BEGAN + 0.1, 0.5), Phase("call", "PASSED", BEGAN + 0.6, 2.0)]
 
     check_trace(trace.events_of(Record("a::b", attempts=[Attempt(phases, seen=seen)], given=["gpu01"])))
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [
+        ("gpu01/a b#1?.txt", "./art/gpu01/a%20b%231%3F.txt"),
+        ("javascript:alert(1)", "./art/javascript%3Aalert%281%29"),
+        ("../../etc/passwd", ""),
+        ("/etc/passwd", ""),
+        ("C:/secrets", ""),
+        ("", ""),
+    ],
+)
+def test_a_file_is_linked_to_where_it_is_and_nowhere_else(path, address, tmp_path):
+    to_file = address_of(str(tmp_path / "art"), tmp_path / "lab.html")
+
+    assert to_file(Artifact("gpu01", "name", path, 1, "")) == address
 
 
 def test_names_of_traces_are_good_on_every_file_system(tmp_path):

@@ -97,16 +97,18 @@ function laneNodes(details, timeline) {
       "has the same. Arrows move, plus and minus zoom, 0 shows all.",
   });
   const lanes = makeLanes(canvas, details, phases, timeline.pick);
-  const plots = plotsOf(details);
+  const [plots, still] = plotsOf(details);
   const last = phases.length ? Math.max(...phases.map((phase) => phase.start + phase.duration)) : Math.max(1, ...ends);
   view.reset(0, Math.max(1, ...ends), [details.start, last], [lanes, ...plots.map(([, drawing]) => drawing)]);
   const tool = (text, label, action) => make("button", {type: "button", "aria-label": label, title: label, onclick: action}, text);
+  const counters = plots.map(([figure]) => figure);
+  if (still.length) counters.push(make("p", {class: "hint"}, `Did not change: ${still.join(", ")}.`));
   return [lanes, [
     make("div", {class: "bar"}, tool("−", "Zoom out", () => view.zoom(1 / 1.5)), tool("+", "Zoom in", () => view.zoom(1.5)),
       tool("All", "Show all of the test", () => view.fit()),
       make("span", {class: "hint"}, "Drag over a stretch to zoom in; Shift and drag to move; Ctrl and wheel; double click for all")),
-    canvas, ...plots.map(([figure]) => figure),
-  ]];
+    canvas,
+  ], counters];
 }
 
 function showDetail() {
@@ -132,11 +134,14 @@ function showDetail() {
     detail.append(make("p", null, "This test has not run: the run ended before it."));
     return;
   }
+  if (test.message) detail.append(make("p", {class: "message"}, test.message));
   let lanes = null;
+  let counters = [];
   const timeline = makeTimeline(details, (at) => lanes && lanes.pick(at));
   if (details.hosts.length && (details.events.length || details.series.length)) {
-    const [drawing, nodes] = laneNodes(details, timeline);
+    const [drawing, nodes, plots] = laneNodes(details, timeline);
     lanes = drawing;
+    counters = plots;
     detail.append(make("h3", null, "What happened on which host"), ...nodes);
     const left = details.left_out ? `${details.left_out.toLocaleString("en")} more events are not shown here. ` : "";
     const bad = details.unread ? `${details.unread} parts of the evidence could not be read. ` : "";
@@ -144,6 +149,7 @@ function showDetail() {
   }
   const attempts = details.attempts.map((one, number) => [one, number]).reverse();
   detail.append(...attempts.flatMap(([one, number]) => attemptNodes(one, number, details.attempts.length)));
+  if (counters.length) detail.append(make("h3", null, "Counters"), ...counters);
   detail.append(...fileNodes(details));
   if (lanes) detail.append(make("h3", null, "Events"), ...timeline.nodes);
   if (details.again) {

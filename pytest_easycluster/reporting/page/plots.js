@@ -54,6 +54,10 @@ function makePlot(canvas, metric, unit, lines, legend) {
           else pen.moveTo(x, y(value));
         });
         pen.stroke();
+        if (line.points.length === 1) {
+          pen.fillStyle = colour(`s${at % 6}`);
+          pen.fillRect(view.x(line.points[0][0], width) - 2, y(line.points[0][1]) - 2, 4, 4);
+        }
       });
       pen.setLineDash([]);
       pen.restore();
@@ -75,6 +79,7 @@ function makePlot(canvas, metric, unit, lines, legend) {
   return drawing;
 }
 
+// Counters that stayed what they were on every host are named, and not drawn.
 function plotsOf(details) {
   const groups = new Map();
   for (const one of details.series) {
@@ -82,7 +87,13 @@ function plotsOf(details) {
     groups.get(one.metric).push(one);
   }
   const figures = [];
+  const still = [];
   for (const [metric, lines] of groups) {
+    if (lines.every((line) => line.points.every((point) => point[1] === line.points[0][1]))) {
+      const values = [...new Set(lines.map((line) => numberText(line.points[0][1])))];
+      still.push(`${metric} ${values.join(" or ")}${lines[0].unit ? ` ${lines[0].unit}` : ""}`);
+      continue;
+    }
     const canvas = make("canvas", {class: "plot", tabindex: 0, role: "img"});
     const legend = lines.map(() => make("span", {class: "mono"}));
     const says = lines.map((line) => {
@@ -97,7 +108,7 @@ function plotsOf(details) {
       makePlot(canvas, metric, lines[0].unit, lines, legend),
     ]);
   }
-  return figures;
+  return [figures, still];
 }
 
 function swatch(at) {

@@ -3,12 +3,12 @@
 const LEFT = 96;
 
 const view = {
-  begin: 0, end: 1, from: 0, to: 1, home: [0, 1], pointer: null, followers: [],
+  begin: 0, end: 1, from: 0, to: 1, zero: 0, home: [0, 1], pointer: null, followers: [],
 
   // All that there is, and what is shown first: the test, without what counters say of the time before.
   reset(begin, end, [from, to], followers) {
     const edge = (to - from) * 0.02;
-    Object.assign(this, {begin, end: Math.max(end, begin + 0.001), pointer: null, followers});
+    Object.assign(this, {begin, end: Math.max(end, begin + 0.001), zero: from, pointer: null, followers});
     this.from = clamp(from - edge, begin, this.end);
     this.to = Math.max(clamp(to + edge, begin, this.end), this.from + 0.001);
     this.home = [this.from, this.to];
@@ -82,8 +82,9 @@ function drawTimes(pen, width, top, bottom) {
   pen.fillStyle = colour("quiet");
   pen.lineWidth = 1;
   pen.textBaseline = "top";
-  for (const time of ticks(view.from, view.to, (width - LEFT) / 110)) {
-    const x = Math.round(view.x(time, width)) + 0.5;
+  // Counted from the beginning of the test, as everywhere.
+  for (const time of ticks(view.from - view.zero, view.to - view.zero, (width - LEFT) / 110)) {
+    const x = Math.round(view.x(time + view.zero, width)) + 0.5;
     pen.beginPath();
     pen.moveTo(x, top);
     pen.lineTo(x, bottom);

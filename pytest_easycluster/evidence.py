@@ -20,6 +20,7 @@ import pytest
 from easycluster.errors import SessionError
 from easycluster.lab.artifacts import Folder, NoRoom
 from easycluster.lab.evidence import NOTHING_NEW, Collected, Collector
+from easycluster.lab.ranges import collapse
 from easycluster.lab.recorder import ClockTrack, measure_clock, start_recorder
 from easycluster.lab.watch import Watch
 from easycluster.timeline import Event, Timeline
@@ -207,12 +208,19 @@ class Evidence:
         lines = [f"{place} ({seconds:.1f} s)", *([trouble] if trouble else [])]
         found: dict[str, list[str]] = {}
         for name, one in self._collected.items():
-            if one.trouble:
-                found.setdefault(f"nothing could be asked: {one.trouble}", []).append(name)
-            for artifact in [artifact for artifact in one.artifacts if artifact.why != NOTHING_NEW]:
+            for artifact in [artifact for artifact in one.all() if artifact.why != NOTHING_NEW]:
                 parts = [artifact.name, "" if artifact.path else "not kept", artifact.why]
+                if artifact.name == "host":
+                    parts = [f"nothing could be asked: {one.trouble}"]
                 found.setdefault(": ".join(filter(None, parts)), []).append(name)
-        lines += [f"{', '.join(names)}: {text}" for text, names in found.items()]
+        # What is there as it should be, in one line for those that have the same.
+        whole: dict[str, list[str]] = {}
+        for text, names in found.items():
+            whole.setdefault(collapse(names), []).append(text)
+        for hosts, texts in whole.items():
+            good = [text for text in texts if ": " not in text]
+            lines += [f"{hosts}: {', '.join(good)}"] if good else []
+            lines += [f"{hosts}: {text}" for text in texts if ": " in text]
         if len(lines) > MOST_SHOWN:
             lines[MOST_SHOWN:] = [f"... and {len(lines) - MOST_SHOWN} more"]
         return "\n".join(lines)

@@ -5,7 +5,8 @@ The process is a child of the template and goes with it.  What it does is sent b
 was sampled before can still be read.  The memory is a ring of slots::
 
     0x00   I   4      length of what is in the slot, 0 while it is written
-    0x04   -   n      JSON: {"t": monotonic, "w": seconds since 1970, "v": {"name unit": value}}
+    0x04   -   n      JSON: {"t": monotonic, "w": seconds since 1970, "v": {"name unit": value},
+                      "k": how far the monotonic clock is ahead of the kernel log's, or null}
 
 This module is shipped to the far side.
 """

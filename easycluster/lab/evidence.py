@@ -20,7 +20,7 @@ from easycluster.client.requests import SINGLE
 from easycluster.errors import ConnectError, SessionError
 from easycluster.lab.artifacts import Artifact, Folder, NoRoom
 from easycluster.lab.parallel import run_all
-from easycluster.lab.recorder import ClockTrack, measure_clock, read_samples
+from easycluster.lab.recorder import ClockTrack, measure_clock, read_recorder, series_of
 from easycluster.lab.sizes import read_size
 from easycluster.link.operations import Op
 from easycluster.link.pending import Expired
@@ -74,6 +74,8 @@ class Collected:
     series: dict[str, dict[str, Any]] = field(default_factory=dict)
     trouble: str = ""
     seconds: float = 0.0
+    # What the recorder's samples say of the kernel log's clock: None if it was silent, False if it cannot be read.
+    recorded: list[Any] = field(default_factory=list)
 
     def all(self) -> list[Artifact]:
         """The artifacts; first what stood in the way of all of them."""
@@ -139,7 +141,9 @@ class Collector:
         track = self.clocks.setdefault(host.name, ClockTrack())
         try:
             track.add(measure_clock(client))
-            found.series = read_samples(client, track.from_monotonic)
+            samples = read_recorder(client)
+            found.series = series_of(samples, track.from_monotonic)
+            found.recorded = [sample.get("k", False) for sample in samples]
         except (SessionError, ValueError, KeyError, TypeError, zlib.error) as exc:
             found.artifacts.append(Artifact(host.name, "flight recorder", why=str(exc).splitlines()[0]))
         if client.connected:
@@ -224,10 +228,20 @@ class _Visit:
     # The items ---------------------------------------------------------------------------------
 
     def _kernel(self) -> None:
-        track = self._collector.clocks[self._host.name]
-        answer = self._ask("kernel", track.to_monotonic(self._collector.since))
+        track, recorded = self._collector.clocks[self._host.name], self._found.recorded
+        if recorded and recorded[-1] is None:
+            self._note("kernel log", why=NOTHING_NEW)  # nothing since the host was connected
+            return
+        ahead = recorded[-1] if recorded and recorded[-1] is not False else None
+        answer = self._ask("kernel", track.to_monotonic(self._collector.since), ahead)
         if "why" in answer:
             raise OSError(answer["why"])
+        if "unknown" in answer:
+            data = "".join(f"{self._collector.mask(line)}\n" for line in answer["unknown"]).encode("utf-8", "replace")
+            path, size = self._collector.folder.write(self._host.name, "kernel.log", data)
+            why = f"the last {len(answer['unknown'])} lines, perhaps of before the test: its clock is not known"
+            self._note("kernel log", path, size, why)
+            return
         events = [
             Event(track.from_monotonic(moment), self._host.name, "kernel", self._collector.mask(text), None, level)
             for moment, level, text in answer["lines"]

@@ -23,6 +23,8 @@ MOST_FILES = 100
 CORE_FOLDERS = ("/var/lib/systemd/coredump", "/var/crash", "/var/lib/apport/coredump")
 LEVELS = ("emergency", "alert", "critical", "error", "warning", "notice", "info", "debug")
 MOST_LINES = 4000
+# Of a kernel log whose clock nobody knows.
+LAST_LINES = 100
 
 _open: dict[int, int] = {}
 
@@ -137,49 +139,63 @@ def command(words: str, seconds: float, limit: int) -> dict[str, Any]:
     return {"data": bytes(data[-limit:]), "size": size, "code": None if late else process.returncode}
 
 
-def kernel(since: float) -> dict[str, Any]:
-    """What the kernel said since a time of the monotonic clock: seconds, level and text of each line."""
-    lines: list[tuple[float, str, str]] = []
+def kernel(since: float, ahead: float | None) -> dict[str, Any]:
+    """What the kernel said since a time of the monotonic clock: seconds, level and text of each line.
+
+    Args:
+        since: That time.
+        ahead: How far that clock is ahead of the kernel log's; None if nobody knows.
+    """
+    records: list[tuple[float, str, str]] = []
     try:
-        fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        records = _kmsg()
     except OSError as exc:
-        return _dmesg(since, exc.strerror or str(exc))
+        why = exc.strerror or str(exc)
+        try:
+            records = _dmesg()
+        except (OSError, subprocess.SubprocessError) as other:
+            return {"why": f"/dev/kmsg: {why}; dmesg: {getattr(other, 'strerror', '') or other}"}
+    if ahead is None and (not records or records[-1][0] <= time.monotonic() + 1.0):
+        ahead = 0.0  # as far as can be seen, and but for what the two have drifted apart
+    if ahead is None:
+        return {"unknown": [f"{level}: {text}" for _, level, text in records[-LAST_LINES:]]}
+    lines = [(moment + ahead, level, text) for moment, level, text in records if moment + ahead >= since]
+    return {"lines": lines[-MOST_LINES:], "left_out": max(0, len(lines) - MOST_LINES)}
+
+
+def _kmsg() -> list[tuple[float, str, str]]:
+    """The records of the kernel's own device."""
+    found: list[tuple[float, str, str]] = []
+    fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         while True:
             try:
                 record = os.read(fd, 8192)
             except BlockingIOError:
-                break
+                return found
             except BrokenPipeError:
                 continue  # it was overwritten meanwhile
-            except OSError as exc:
-                return _dmesg(since, exc.strerror or str(exc))
             if not record:
-                break
+                return found
             head, _, text = record.decode("utf-8", "replace").partition(";")
             words = head.split(",")
-            moment = int(words[2]) / 1e6
-            if moment >= since:
-                lines.append((moment, LEVELS[int(words[0]) & 7], text.split("\n", 1)[0]))
+            found.append((int(words[2]) / 1e6, LEVELS[int(words[0]) & 7], text.split("\n", 1)[0]))
     finally:
         os.close(fd)
-    return {"lines": lines[-MOST_LINES:], "left_out": max(0, len(lines) - MOST_LINES)}
 
 
-def _dmesg(since: float, why: str) -> dict[str, Any]:
-    try:
-        done = subprocess.run(["dmesg", "-r"], stdin=subprocess.DEVNULL, capture_output=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        return {"why": f"/dev/kmsg: {why}; dmesg: {getattr(exc, 'strerror', '') or exc}"}
+def _dmesg() -> list[tuple[float, str, str]]:
+    """The same by the program, for accounts that the device is closed to."""
+    done = subprocess.run(["dmesg", "-r"], stdin=subprocess.DEVNULL, capture_output=True, timeout=5)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        return {"why": f"/dev/kmsg: {why}; {said[-1] if said else 'dmesg failed'}"}
-    lines = []
+        raise OSError(said[-1] if said else f"exit code {done.returncode}")
+    found = []
     for line in done.stdout.decode("utf-8", "replace").splitlines():
         match = re.match(r"<(\d+)>\[\s*(\d+\.\d+)\] ?(.*)", line)
-        if match and float(match[2]) >= since:
-            lines.append((float(match[2]), LEVELS[int(match[1]) & 7], match[3]))
-    return {"lines": lines[-MOST_LINES:], "left_out": max(0, len(lines) - MOST_LINES)}
+        if match:
+            found.append((float(match[2]), LEVELS[int(match[1]) & 7], match[3]))
+    return found
 
 
 def journal(since: float, seconds: float) -> dict[str, Any]:

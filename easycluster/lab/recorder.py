@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from easycluster.errors import SessionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["Clock", "ClockTrack", "measure_clock", "read_samples", "start_recorder"]
+__all__ = ["Clock", "ClockTrack", "measure_clock", "read_recorder", "series_of", "start_recorder"]
 
 ANSWER_TIME: Final = 3.0
 # The shortest way there and back of so many counts; more did not make it shorter on a quiet network.
@@ -132,19 +132,25 @@ def start_recorder(client: Any, *, nvml: bool = False, period: float | None = No
     return int(answer["pid"])
 
 
-def read_samples(client: Any, correct: Callable[[float], float]) -> Series:
-    """What a host's recorder has: by metric, its unit and points of time and value, oldest first.
-
-    Args:
-        client: Of the host.
-        correct: From the host's monotonic clock to the time that is wanted.
+def read_recorder(client: Any) -> list[dict[str, Any]]:
+    """The samples that a host's recorder has, oldest first; :mod:`easycluster.far.flight` draws them.
 
     Raises:
         SessionError: If the host does not answer.
     """
     data = client._ask_keeper({"op": "recorded"}, ANSWER_TIME).get("data", b"")
+    return sorted(_samples(data), key=lambda one: float(one["t"]))
+
+
+def series_of(samples: Iterable[dict[str, Any]], correct: Callable[[float], float]) -> Series:
+    """Samples by metric: its unit and points of time and value, oldest first.
+
+    Args:
+        samples: The samples.
+        correct: From the host's monotonic clock to the time that is wanted.
+    """
     series: Series = {}
-    for sample in sorted(_samples(data), key=lambda one: float(one["t"])):
+    for sample in samples:
         at = round(correct(float(sample["t"])), 3)
         for full, value in sample["v"].items():
             name, _, unit = full.rpartition(" ")

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import time
 from typing import Any
 
@@ -223,24 +224,90 @@ def _nvml() -> Any:
     return read
 
 
+class KernelLog:
+    """When the kernel says something, by the monotonic clock.
+
+    Its own times are of a clock that nobody corrects, and not of the time namespace that we may be in.
+    """
+
+    # Looks in one period; a kernel that says more is looked at with the counters.
+    MOST_LOOKS = 20
+    # Seconds for which the quickest look counts: clocks drift.
+    FRESH = 300.0
+
+    def __init__(self) -> None:
+        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.lseek(self.fd, 0, os.SEEK_END)
+        self.poll = select.poll()
+        self.poll.register(self.fd, select.POLLIN)
+        # How far the monotonic clock is ahead of the kernel's, and when that was found out.
+        self.ahead: float | None = None
+        self.found = 0.0
+
+    def wait(self, until: float) -> bool:
+        """Look whenever there is something, until a time of the monotonic clock; back after the first look."""
+        for _ in range(self.MOST_LOOKS):
+            left = until - time.monotonic()
+            if left <= 0 or not self.poll.poll(left * 1000):
+                break
+            was_silent = self.ahead is None
+            self.look()
+            if was_silent and self.ahead is not None:
+                return True
+        time.sleep(max(0.0, until - time.monotonic()))
+        return False
+
+    def look(self) -> None:
+        """Read what is new."""
+        last = b""
+        while True:
+            try:
+                last = os.read(self.fd, 8192)
+            except BlockingIOError:
+                break
+            except BrokenPipeError:  # it was overwritten before we have seen it
+                continue
+        if last:
+            now = time.monotonic()
+            ahead = now - int(last.split(b",", 3)[2]) / 1e6
+            if self.ahead is None or ahead < self.ahead or now - self.found > self.FRESH:
+                self.ahead, self.found = ahead, now
+
+
+def _kernel_log() -> KernelLog | None:
+    try:
+        return KernelLog()
+    except OSError:  # not ours to read
+        return None
+
+
 def main(ring: Any, slot: int, slots: int, settings: dict[str, Any]) -> None:
     """Sample until whoever started us is gone."""
     with contextlib.suppress(OSError):
         os.nice(10)
     parent = os.getppid()
     sampler = Sampler(settings)
+    kernel = _kernel_log()
     period = float(settings.get("period") or PERIOD)
     due, number = time.monotonic(), 0
     while os.getppid() == parent:
         began, wall = time.monotonic(), time.time()
         values = sampler.sample()
-        _write(ring, number % slots * slot, slot, {"t": round(began, 4), "w": round(wall, 4), "v": values})
+        record: dict[str, Any] = {"t": round(began, 4), "w": round(wall, 4), "v": values}
+        if kernel is not None:
+            record["k"] = kernel.ahead
+        _write(ring, number % slots * slot, slot, record)
         number += 1
         due += period
         now = time.monotonic()
         if due < now:  # the machine was suspended, or has no time for us
             due = now + period
-        time.sleep(due - now)
+        try:
+            if kernel is not None and kernel.wait(due):
+                due = time.monotonic()  # whoever reads the log needs to know its clock
+        except (OSError, ValueError, IndexError):
+            kernel = None
+        time.sleep(max(0.0, due - time.monotonic()))
 
 
 def _write(ring: Any, at: int, slot: int, record: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from easycluster.errors import SessionError
-from easycluster.lab import Lab
-from easycluster.lab.recorder import Clock, ClockTrack, measure_clock, read_samples, start_recorder
+from easycluster.lab import Lab, gathering
+from easycluster.lab.recorder import Clock, ClockTrack, measure_clock, read_recorder, series_of, start_recorder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="counters are those of Linux")
 
@@ -36,7 +36,7 @@ def samples(client, least, seconds=SOON):
     """Read until there are so many samples."""
     end = time.monotonic() + seconds
     while True:
-        series = read_samples(client, float)
+        series = series_of(read_recorder(client), float)
         if len(series.get("memory used", {"points": ()})["points"]) >= least:
             return series
         assert time.monotonic() < end, series
@@ -72,7 +72,7 @@ def test_the_ring_has_the_last_minute_and_no_more(client):
     first = samples(client, 30)["memory used"]["points"][0][0]
     end = time.monotonic() + SOON
     while True:
-        points = read_samples(client, float)["memory used"]["points"]
+        points = series_of(read_recorder(client), float)["memory used"]["points"]
         assert len(points) <= 64
         if points[0][0] > first:
             return
@@ -135,7 +135,29 @@ def test_it_is_gone_with_the_session(client, end):
 
 
 def test_without_a_recorder_there_is_nothing_to_read(client):
-    assert read_samples(client, float) == {}
+    assert series_of(read_recorder(client), float) == {}
+
+
+def test_the_clock_of_the_kernel_log_is_known_once_it_has_said_something(client):
+    try:
+        kmsg = os.open("/dev/kmsg", os.O_WRONLY)
+    except OSError as exc:
+        pytest.skip(f"/dev/kmsg: {exc.strerror}")
+    start_recorder(client, period=0.05)
+    samples(client, 2)
+    end = time.monotonic() + SOON
+    while (ahead := read_recorder(client)[-1].get("k")) is None:
+        os.write(kmsg, b"<7>easycluster: a test says something\n")
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.close(kmsg)
+    before = time.monotonic()
+    with open("/dev/kmsg", "wb", buffering=0) as file:
+        file.write(b"<7>easycluster: and now this\n")
+    lines = gathering.kernel(before - 1.0, ahead)["lines"]
+    (moment,) = [moment for moment, level, text in lines if text == "easycluster: and now this" and level == "debug"]
+    assert moment == pytest.approx(before, abs=1.0)
+    assert gathering.kernel(before + 60.0, ahead)["lines"] == []
 
 
 def test_the_clock_of_this_machine_is_its_own_within_the_error(client):
@@ -160,7 +182,7 @@ def test_a_clock_that_is_hours_ahead_is_corrected(tmp_path):
         assert before - track.error - 0.01 <= track.from_wall(there) <= time.time() + track.error + 0.01
         start_recorder(client, period=0.02)
         samples(client, 2)
-        series = read_samples(client, track.from_monotonic)
+        series = series_of(read_recorder(client), track.from_monotonic)
         assert all(abs(moment - before) < SOON for moment, _ in series["memory used"]["points"])
 
 

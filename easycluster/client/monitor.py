@@ -92,6 +92,7 @@ class Control:
         self.last_heard = _monotonic()
         self.next_ping = self.last_heard + heartbeat
         self.ended = ""
+        self._was_heard = False
         self.fell_silent = False
         self.hello: dict[str, Any] | None = None
         self.worker_pid = 0
@@ -193,6 +194,7 @@ class Control:
     def hear(self, data: bytes) -> None:
         """Take bytes from the keeper."""
         self.last_heard = _monotonic()
+        self._was_heard = True
         try:
             for kind, _flags, request, thread, body, _buffers in self._decoder.receive_data(data):
                 self._obey(kind, request, thread, bytes(body))
@@ -361,7 +363,9 @@ class Control:
 
     def tick(self, now: float) -> float:
         """Do what is due; return when to look again."""
-        if now - self.last_heard > self.timeout:
+        # Before its first word it is starting, for which a slow board may take long: the connect timeout holds.
+        patience = self.timeout if self._was_heard else float("inf")
+        if now - self.last_heard > patience:
             self.fell_silent = True
             self.end(f"no heartbeat for {self.timeout:g} s")
             return now + 3600
@@ -374,7 +378,7 @@ class Control:
         if now >= self.next_ping:
             self.next_ping = now + self.heartbeat
             self.send_quietly(Kind.PING)
-        due = min(self.next_ping, self.last_heard + self.timeout)
+        due = min(self.next_ping, self.last_heard + patience)
         return due if stall is None else min(due, stall.next_look)
 
 

@@ -9,6 +9,7 @@ import pytest
 from easycluster import Client
 from easycluster.errors import ConnectError, ConnectTimeout
 from easycluster.server import spawn_local
+from easycluster.transport import carriers
 from easycluster.transport.carriers import GatewayCarrier
 from easycluster.transport.direct import DataPipes
 
@@ -44,3 +45,17 @@ def test_a_link_that_breaks_before_there_is_a_session_is_an_error_of_the_connect
     monkeypatch.setattr(GatewayCarrier, "open_control", open_and_break)
     with pytest.raises(ConnectError, match=r"^local: the session did not come up: "):
         spawn_local(label="local")
+
+
+def test_a_far_side_that_starts_slowly_is_waited_for_as_long_as_a_connect_may_take(monkeypatch):
+    """A small board takes seconds; until it has said a word, nobody can tell whether it is silent."""
+    slowly = "import time; time.sleep(1)\n" + carriers.LOAD
+    monkeypatch.setattr(carriers, "LOAD", slowly)
+    with spawn_local(heartbeat=0.1, lost_after=0.5) as client:
+        assert client.eval("6 * 7", timeout=20) == 42
+
+
+def test_a_far_side_that_starts_too_slowly_is_a_connect_timeout(monkeypatch):
+    monkeypatch.setattr(carriers, "LOAD", "import time; time.sleep(60)\n" + carriers.LOAD)
+    with pytest.raises(ConnectTimeout, match="no session within 0.8 s"):
+        spawn_local(heartbeat=0.1, lost_after=0.3, connect_timeout=0.8)

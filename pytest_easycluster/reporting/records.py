@@ -100,6 +100,7 @@ class Record:
         attempts: At least one for all that has begun.
         given: Hosts that its fixtures gave it.
         again: The command that repeats it on the same hosts.
+        twin: What a repetition on another host has shown.
         properties: As JUnit has them.
     """
 
@@ -108,6 +109,7 @@ class Record:
     attempts: list[Attempt] = field(default_factory=list)
     given: list[str] = field(default_factory=list)
     again: str = ""
+    twin: str = ""
     properties: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -146,7 +148,7 @@ class Record:
         for attempt in reversed(self.attempts):
             bad = attempt.bad
             if bad is not None:
-                return first_line(bad)
+                return f"{first_line(bad)} ({self.twin})" if self.twin else first_line(bad)
         return ""
 
     def hosts(self) -> dict[str, str]:
@@ -195,6 +197,7 @@ class Record:
             if name not in self.given:
                 self.given.append(name)
         self.again = getattr(report, "ec_again", "") or self.again
+        self.twin = evidence.readable(mask(str(getattr(report, "ec_twin", "") or self.twin)))
         self.properties = [(str(name), mask(str(value))) for name, value in report.user_properties]
         for name, value in self.properties:
             if name.startswith("ec_hosts["):

@@ -211,3 +211,11 @@ def test_the_picture_for_pytest_html_has_no_markup_of_hosts():
     assert "<b>" not in picture
     assert "<img" not in picture
     assert 'aria-label="2 events on 2 hosts within 1 s"' in picture
+
+
+def test_what_a_repetition_on_another_host_has_shown_is_part_of_the_message():
+    phases = [Phase("call", "FAILED", BEGAN, 1.0, "E   ValueError: 3")]
+
+    record = Record("a::b", attempts=[Attempt(phases, is_over=True)], twin="fails on gpu01 only: the machine")
+
+    assert record.message == "ValueError: 3 (fails on gpu01 only: the machine)"

@@ -27,9 +27,15 @@ function foldable(title, text, isOpen) {
   return node;
 }
 
+// Sections that the plugin adds about a failure: they are read before all that was printed.
+const NOTES = ["Machine or product", "Since the last green run", "Chaos", "Changed since the recording"];
+
 function attemptNodes(attempt, number, many) {
   const found = [];
   if (many > 1) found.push(make("h3", null, `Attempt ${number + 1} of ${many}: `, badge(attempt.word)));
+  for (const [name, text] of attempt.sections) {
+    if (NOTES.includes(name)) found.push(make("div", {class: "fault note"}, make("b", null, name), make("pre", null, text)));
+  }
   for (const phase of attempt.phases) {
     for (const [host, where, what, more] of phase.faults) {
       found.push(make("div", {class: "fault"}, make("b", null, host), where && where !== host ? ` (${where})` : "", `: ${what}`,
@@ -44,10 +50,11 @@ function attemptNodes(attempt, number, many) {
     found.push(make("h3", null, "Subtests"), make("table", null, make("tbody", null, attempt.subtests.map(([name, word, text]) =>
       make("tr", null, make("td", null, badge(word)), make("td", null, name), make("td", {class: "what"}, text ? foldable("what was wrong", text) : ""))))));
   }
-  if (attempt.sections.length) {
+  const printed = attempt.sections.filter(([name]) => !NOTES.includes(name));
+  if (printed.length) {
     found.push(make("h3", null, "Output"));
-    const isOpen = attempt.sections.length === 1 || run.wrong.includes(attempt.word);
-    found.push(...attempt.sections.map(([name, text]) => foldable(name, text, isOpen && text.length < 4000)));
+    const isOpen = printed.length === 1 || run.wrong.includes(attempt.word);
+    found.push(...printed.map(([name, text]) => foldable(name, text, isOpen && text.length < 4000)));
   }
   return found;
 }

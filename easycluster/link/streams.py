@@ -215,8 +215,10 @@ if hasattr(select, "poll"):
         poller = select.poll()
         for fd, mask in masks.items():
             poller.register(fd, mask)
-        # Rounded up: a wait that ends a little early would spin through its last millisecond.
-        return dict(poller.poll(None if timeout is None else max(0, int(timeout * 1000) + 1)))
+        if timeout is not None:
+            # Rounded up: a wait that ends a little early would spin through its last millisecond.
+            timeout = int(timeout * 1000) + 1 if timeout > 0 else 0
+        return dict(poller.poll(timeout))
 
 else:
     _POLLIN, _POLLOUT = 1, 4

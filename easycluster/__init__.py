@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from easycluster import errors
+    from easycluster.aio import AsyncClient
     from easycluster.client.batch import Batch
     from easycluster.client.group import ClientGroup, call_method_multi, call_multi, eval_multi, execblock_multi
     from easycluster.client.requests import SINGLE, deadline
@@ -67,6 +68,7 @@ __version__ = VERSION
 
 # Which names each module has that is loaded when one of them is first used.
 _NAMES = {
+    "aio": ("AsyncClient",),
     "client.batch": ("Batch",),
     "client.requests": ("SINGLE", "deadline"),
     "client.group": ("ClientGroup", "call_method_multi", "call_multi", "eval_multi", "execblock_multi"),
@@ -110,6 +112,7 @@ __all__ = [
     "DEFAULT_PORT",
     "SINGLE",
     "VERSION",
+    "AsyncClient",
     "AuthenticationError",
     "AutoThreadingClient",
     "Batch",

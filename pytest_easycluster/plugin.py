@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from easycluster.lab import GpuNode, Host, Hosts, Inventory, Lab, SanTarget
+    from pytest_easycluster.subtests import HostChecks
 
     ScopeName = Literal["session", "package", "module", "class", "function"]
 
-__all__ = ["ec", "ec_host", "ec_inventory", "gpu_node", "remote_hosts", "san_target"]
+__all__ = ["ec", "ec_host", "ec_inventory", "ec_subtests", "gpu_node", "remote_hosts", "san_target"]
 
 MARKERS = (
     (
@@ -238,6 +239,18 @@ def ec_host(request: pytest.FixtureRequest) -> Host:
     from pytest_easycluster.giving import give_each
 
     return give_each(request, lab)
+
+
+@pytest.fixture
+def ec_subtests(request: pytest.FixtureRequest) -> HostChecks:
+    """Checks what a call on several hosts came to, host by host: each is a subtest from pytest 9 on.
+
+    `ec_subtests(remote_hosts.attempt.driver_version(), check)` fails for each host whose call failed or whose result
+    `check` does not accept; `with ec_subtests.host(host):` is for one host.
+    """
+    from pytest_easycluster.subtests import checks_of
+
+    return checks_of(request)
 
 
 @pytest.fixture(scope=scope_of)

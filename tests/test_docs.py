@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def code_blocks(page: str, language: str) -> list[tuple[int, str]]:
     """Return the fenced blocks of a page: line number of the first line, and text."""
     text = (ROOT / page).read_text()
-    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = re.finditer(r"^```([\w ]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [(text.count("\n", 0, match.start(2)), match[2]) for match in found if match[1] == language]
 
 
@@ -29,6 +30,32 @@ def test_the_examples_of_the_library_page_run_from_top_to_bottom():
     for line, source in code_blocks("docs/library.md", "python"):
         code = compile("\n" * line + source, str(ROOT / "docs/library.md"), "exec")
         exec(code, namespace)
+
+
+def run_page(page: str, folder: Path) -> None:
+    """Run the examples of a page in a script of their own; those of what is not installed are left out."""
+    lines: list[str] = []
+    for line, source in code_blocks(page, "python"):
+        wanted = re.findall(r"^(?:import|from) (dask|joblib)\b", source, re.MULTILINE)
+        if all(importlib.util.find_spec(name) for name in wanted):
+            lines += [""] * (line - len(lines)) + source.splitlines()
+    script = folder / f"{Path(page).stem}_page.py"
+    script.write_text("\n".join(lines))
+    done = subprocess.run(
+        [sys.executable, script], cwd=folder, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_examples_of_the_page_on_asyncio_run_from_top_to_bottom(tmp_path):
+    run_page("docs/asyncio.md", tmp_path)
+
+
+@pytest.mark.timeout(120)
+def test_the_examples_of_the_page_on_many_hosts_run_from_top_to_bottom(tmp_path):
+    ((_, text),) = code_blocks("docs/fleet.md", "yaml")
+    (tmp_path / "lab.yaml").write_text(text)
+    run_page("docs/fleet.md", tmp_path)
 
 
 @pytest.mark.timeout(180)

@@ -10,7 +10,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from easycluster.link.operations import Op, PeerSession
-from easycluster.link.pending import Waiter
+from easycluster.link.pending import Waiter, wake
 from easycluster.wire.frames import Kind
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class NearSession(PeerSession):
         # What ended a callback and is no Exception, by thread.
         self._exits: dict[int, BaseException] = {}
         self._callback_thread: threading.Thread | None = None
+        # Who runs callbacks instead of that thread: an event loop.
+        self.callback_taker: Waiter | None = None
 
     def operations(self) -> dict[int, Callable[..., Any]]:
         """Return what the far side may ask for."""
@@ -68,12 +70,26 @@ class NearSession(PeerSession):
             return None
         if kind == Kind.ITEM:
             return self.pending.get(message[2])
+        if self.callback_taker is not None:
+            return self.callback_taker
         if self._callback_thread is None:
             self._callback_thread = threading.Thread(
                 target=self._run_callbacks, name="easycluster-callbacks", daemon=True
             )
             self._callback_thread.start()
         return self._callbacks
+
+    def run_callbacks_of(self, taker: Waiter) -> None:
+        """Run in a thread what somebody was to run who is gone."""
+        if self.callback_taker is taker:
+            self.callback_taker = None
+        with contextlib.suppress(IndexError):  # another thread does this too
+            while True:
+                message = taker.items.popleft()
+                waiter = self.route(message)
+                if waiter is not None:
+                    waiter.items.append(message)
+                    wake(waiter.lock)
 
     def _run_callbacks(self) -> None:
         with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ from _thread import get_ident
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Tuple
 
 from easycluster.far.session import Interrupted, WorkerSession
-from easycluster.link.operations import Op
+from easycluster.link.operations import CALLS, Op, called
 from easycluster.wire.frames import Kind
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _NAMES: Dict[int, Callable[[Any, Any], str]] = {
     Op.GET_GLOBAL: lambda name, _: f"{name} (get)",
     Op.SET_GLOBAL: lambda name, _: f"{name} (set)",
     Op.UPDATE: lambda _blocks, _: "update_definitions",
-    Op.SERVICE: lambda name, _: f"<easycluster>.{name}",
+    Op.SERVICE: lambda name, what: called(name, what) if name in CALLS else f"<easycluster>.{name}",
     Op.BATCH: lambda calls, _: f"batch of {len(calls)} calls",
 }
 

@@ -450,6 +450,12 @@ class Worker:
             from easycluster.far.debugger import post_mortem
 
             return post_mortem(*args)
+        if name in ("apply", "start_at", "clocks", "release"):
+            from easycluster.far import meeting
+
+            if args and isinstance(args[0], str):
+                args = (self.namespace.get_global(args[0]), *args[1:])
+            return getattr(meeting, name)(*args)
         from easycluster.far.services import SERVICES
 
         return SERVICES[name](*args)

@@ -28,6 +28,7 @@ from easycluster.lab.positions import InventoryError, Place, Problem
 from easycluster.lab.power import PowerDriver, PowerError
 from easycluster.lab.reader import read_inventory
 from easycluster.lab.releases import Failure, Leftover, Release
+from easycluster.lab.results import HostResults
 from easycluster.lab.variables import Secret
 from easycluster.lab.where import Where, WhereError
 
@@ -50,6 +51,7 @@ __all__ = [
     "HostEntry",
     "HostErrors",
     "HostIsOff",
+    "HostResults",
     "Hosts",
     "Inventory",
     "InventoryError",

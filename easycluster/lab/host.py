@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from easycluster.aio import AsyncHost
     from easycluster.devices.gpu import Gpus
     from easycluster.lab.boots import Boot
     from easycluster.lab.connection import HostConnection
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Host:
     """A host: ``host.f(x)`` calls ``f`` of its role's code over there.
 
-    The names of ours are ``name``, ``address``, ``call``, ``run``, ``put``, ``get``, ``power``, ``reboot``,
+    The names of ours are ``name``, ``address``, ``aio``, ``call``, ``run``, ``put``, ``get``, ``power``, ``reboot``,
     ``console``, ``link``, ``undo``, ``expect_loss``, ``remote``, ``gpu`` and ``san``; every other name is looked up in
     the role's code and then among everything else the far side has.  ``host.remote.x`` is always the far side's ``x``.
     The first use connects.
@@ -52,6 +53,10 @@ class Host:
         if name.startswith("_"):
             raise AttributeError(f"host {self.name!r} has no attribute {name!r}; a far-side one is host.remote.{name}")
         return getattr(self.remote, name)
+
+    def _is_device(self, name: str) -> bool:
+        """Whether a name is one of the host's devices, and so is used from here."""
+        return False
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{name!r} cannot be set on host {self.name!r}; write host.remote.{name}.value = ...")
@@ -80,6 +85,13 @@ class Host:
             ConnectError: If the host cannot be reached.
         """
         return self._connection.client()
+
+    @property
+    def aio(self) -> AsyncHost:
+        """The host for coroutines: ``await host.aio.f(x)``."""
+        from easycluster.aio import AsyncHost
+
+        return AsyncHost(self._connection)
 
     def call(self, target: str | Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a far-side function by name, such as ``"os.getpid"``, or a function of this side by value."""
@@ -293,12 +305,12 @@ class GpuNode(Host):
     __slots__ = ()
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_"):
-            from easycluster.lab.gpus import gpu_names
-
-            if name in gpu_names() and name not in self._lab.defined_names(self._entry):
-                return getattr(self.gpu, name)
+        if not name.startswith("_") and _is_gpu_name(self, name):
+            return getattr(self.gpu, name)
         return super().__getattr__(name)
+
+    def _is_device(self, name: str) -> bool:
+        return _is_gpu_name(self, name) or super()._is_device(name)
 
 
 class SanTarget(Host):
@@ -311,12 +323,26 @@ class SanTarget(Host):
     __slots__ = ()
 
     def __getattr__(self, name: str) -> Any:
-        if "san" in self._entry.settings and not name.startswith("_"):
-            from easycluster.lab.storage import target_names
-
-            if name in target_names() and name not in self._lab.defined_names(self._entry):
-                return getattr(self.san, name)
+        if not name.startswith("_") and _is_san_name(self, name):
+            return getattr(self.san, name)
         return super().__getattr__(name)
+
+    def _is_device(self, name: str) -> bool:
+        return _is_san_name(self, name) or super()._is_device(name)
+
+
+def _is_gpu_name(host: Host, name: str) -> bool:
+    from easycluster.lab.gpus import gpu_names
+
+    return name in gpu_names() and name not in host._lab.defined_names(host._entry)
+
+
+def _is_san_name(host: Host, name: str) -> bool:
+    if "san" not in host._entry.settings:
+        return False
+    from easycluster.lab.storage import target_names
+
+    return name in target_names() and name not in host._lab.defined_names(host._entry)
 
 
 class GpuSan(GpuNode, SanTarget):

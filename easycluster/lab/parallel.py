@@ -8,12 +8,15 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from easycluster.client.inprogress import stop_calls_of
+
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from easycluster.lab.results import HostResults
 
 T = TypeVar("T")
 
@@ -31,10 +34,12 @@ class HostErrors(ExceptionGroup[Exception]):  # type: ignore[misc, unused-ignore
     Attributes:
         by_host: The error of each host that failed.
         succeeded: The result of each host that did not.
+        results: Both, as a call on several hosts gives them; None for other errors of several hosts.
     """
 
     by_host: dict[str, Exception]
     succeeded: dict[str, Any]
+    results: HostResults | None = None
 
     @classmethod
     def collect(
@@ -61,7 +66,7 @@ class HostErrors(ExceptionGroup[Exception]):  # type: ignore[misc, unused-ignore
         """The part of the group with these errors, for ``except*`` and ``split``."""
         group = type(self)(self.message, excs)
         group.by_host = {name: exc for name, exc in self.by_host.items() if exc in excs}
-        group.succeeded = self.succeeded
+        group.succeeded, group.results = self.succeeded, self.results
         return group
 
 
@@ -98,19 +103,24 @@ def run_all(
     # pytest.fail() and the like, which are no Exception: they end what called us, as they would without threads.
     outcomes: list[BaseException] = []
     waiting = list(hosts.items())[::-1]
+    # Not is_alive(): a join() that is interrupted takes the thread for dead, before Python 3.13.
+    busy: set[int] = set()
 
     def work() -> None:
+        ident = threading.get_ident()
+        busy.add(ident)
         while waiting:
             try:
                 name, function = waiting.pop()
             except IndexError:  # another thread was faster
-                return
+                break
             try:
                 results[name] = function()
             except Exception as exc:  # noqa: BLE001  # handed back as this host's error
                 errors[name] = exc
             except BaseException as exc:  # noqa: BLE001  # raised below
                 outcomes.append(exc)
+        busy.discard(ident)
 
     # Daemons: a host that never answers must not keep the interpreter from ending.
     count = min(MAX_AT_ONCE, len(hosts))
@@ -122,6 +132,11 @@ def run_all(
         for thread in threads:
             while thread.is_alive() and time.monotonic() < deadline:
                 thread.join(min(LOOK_UP, max(0.0, deadline - time.monotonic())))
+    except BaseException:
+        # Ctrl-C, a test's time limit: what the hosts do for us is to end, too.
+        waiting.clear()
+        stop_calls_of(list(busy))
+        raise
     finally:
         waiting.clear()
     if outcomes:

@@ -28,6 +28,7 @@ PACKAGE: Final = "easycluster_roles"
 HOST_NAMES: Final = (
     "name",
     "address",
+    "aio",
     "call",
     "run",
     "put",

@@ -18,7 +18,7 @@ from easycluster.objects.exports import is_method, iterate
 from easycluster.wire import failures
 from easycluster.wire.frames import Frame, Kind
 
-__all__ = ["Op", "PeerSession", "describe_operation"]
+__all__ = ["CALLS", "Op", "PeerSession", "called", "describe_operation"]
 
 
 class Op:
@@ -55,10 +55,13 @@ _DESCRIPTIONS: Dict[int, Callable[[Any, Any], str]] = {
     Op.GET_GLOBAL: lambda name, _: f"global {name}",
     Op.SET_GLOBAL: lambda name, _: f"setting global {name}",
     Op.UPDATE: lambda _blocks, _: "update_definitions()",
-    Op.SERVICE: lambda name, _: f"{name}()",
+    Op.SERVICE: lambda name, what: f"{called(name, what)}()",
     Op.BATCH: lambda calls, _: f"batch of {len(calls)} calls",
 }
 
+
+CALLS = ("apply", "start_at")
+"""Services that call a function of the user."""
 
 # What messages call the parts of a request, from the end.
 _PARTS: Dict[int, Tuple[str, ...]] = {
@@ -78,6 +81,13 @@ def describe_operation(operation: Tuple[Any, ...]) -> str:
     second = operation[2] if len(operation) > 2 else None
     describe = _DESCRIPTIONS.get(operation[0])
     return describe(first, second) if describe is not None else f"operation {operation[0]}"
+
+
+def called(service: str, what: Any) -> str:
+    """Return the name of what a service calls for the user, else its own."""
+    if service not in CALLS:
+        return service
+    return what if isinstance(what, str) else str(getattr(what, "__name__", None) or type(what).__name__)
 
 
 def _short(text: Any) -> str:

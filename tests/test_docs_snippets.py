@@ -45,7 +45,7 @@ TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 BLOCKS = [(page, block) for page, text in TEXTS.items() for block in sessions.blocks(text)]
 
 # Pages whose blocks are tested elsewhere as a whole: tests/test_docs.py.
-ELSEWHERE = {"docs/library.md": "python", "README.md": "python"}
+ELSEWHERE = dict.fromkeys(["docs/asyncio.md", "docs/fleet.md", "docs/library.md", "README.md"], "python")
 # A host for whatever a test of a page calls; what a page's own lab file defines comes first.
 LAB = """
 roles:

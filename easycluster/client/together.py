@@ -92,6 +92,7 @@ class Together:
         self._responses: dict[NonblockingResponse, Any] = {}
         # Who listens to a link, and how many responses are expected from it.
         self._links: dict[NearSession, tuple[Any, int, int]] = {}
+        self._linked: set[NonblockingResponse] = set()
         self._resting: set[NearSession] = set()
         self.is_limited = False
         elsewhere.add(self)
@@ -131,14 +132,19 @@ class Together:
         """Wait for a response, too."""
         session = response._session
         self._responses[response] = key
+        if response.have_response:
+            # Also one that was answered without a session.
+            self.wake()
+            return
         response._pending.lock = Notice(session, self.wake)
         client, fd, count = self._links.get(session, (response.client, -1, 0))
         if not count and not reads_itself(client) and session.ended is None:
             fd = session.stream.fileno()
             self._listen(session, fd)
         self._links[session] = client, fd, count + 1
-        if response.have_response:
-            self.wake()
+        self._linked.add(response)
+        # It may have come before there was a lock; this is looked at before anybody sleeps.
+        self.wake()
 
     def _listen(self, session: NearSession, fd: int) -> None:
         if fd < 0:
@@ -208,6 +214,9 @@ class Together:
     def _forget(self, response: NonblockingResponse) -> None:
         if self._responses.pop(response, self) is self:
             return
+        if response not in self._linked:
+            return
+        self._linked.discard(response)
         session = response._session
         response._pending.lock = None
         client, fd, count = self._links[session]

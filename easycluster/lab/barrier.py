@@ -54,6 +54,8 @@ class Barrier:
         self._lock = threading.Lock()
         # Who has come, in order, and by which ticket each is told to go on.
         self._places: dict[str, int | Place] = {}
+        # Why hosts do not come any more whose calls have ended, while those of other hosts go on.
+        self._out: dict[str, str] = {}
         self._reason = ""
         self._watcher: threading.Thread | None = None
 
@@ -139,12 +141,18 @@ class Barrier:
         self._tell(told, reason)
         with self._lock:
             self._reason = ""
+            self._out.clear()
 
     # What the hosts say ----------------------------------------------------------------------------
 
     def _arrive(self, name: str, ticket: int | Place) -> tuple[int, bool]:
         with self._lock:
             if self._reason:
+                raise threading.BrokenBarrierError(self._reason)
+            self._out.pop(name, None)
+            if self._out:
+                # In the same call, so they do not come any more.
+                self._reason = next(iter(self._out.values()))
                 raise threading.BrokenBarrierError(self._reason)
             if name in self._places:
                 raise ValueError(f"{name} waits at the barrier already; it is one of {self.parties}, once")
@@ -188,14 +196,21 @@ class Barrier:
                 client._request((Op.SERVICE, "release", ticket, reason), True, threadid=SINGLE, origexc="quiet")
 
     def _host_is_out(self, name: str, error: Exception | None) -> None:
-        """A call that had us has ended on a host: if others wait for it there, they wait in vain."""
+        """A call that had us has ended on one of its hosts: others that wait for it there wait in vain."""
         with self._lock:
-            if not self._places or (name in self._places and error is None):
+            if name in self._places and error is None:
+                # Another call of it waits.
                 return
             self._places.pop(name, None)
             why = f"failed: {type(error).__name__}: {error}" if error is not None else "has ended"
-            told = self._break(f"the call on {name} {why}")
+            self._out[name] = f"the call on {name} {why}"
+            told = self._break(self._out[name]) if self._places else {}
         self._tell(told, self._reason)
+
+    def _hosts_are_done(self) -> None:
+        """A call that had us has ended on all of its hosts: whoever comes now comes from another."""
+        with self._lock:
+            self._out.clear()
 
     def _watch(self) -> None:
         """Look whether hosts are lost, as long as somebody waits."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from easycluster.lab.host import Host
 
-__all__ = ["Clock", "Start", "TimedResults", "clocks_of", "start_at"]
+__all__ = ["Clock", "Start", "TimedResults", "as_time", "clocks_of", "start_at"]
 
 # Tries for each host; fewer where one takes long.
 TRIES: Final = 12
@@ -153,7 +153,8 @@ def _measured(hosts: Mapping[str, Host]) -> tuple[dict[str, Clock], dict[str, Ex
     return clocks, errors
 
 
-def _as_time(when: float | datetime | timedelta) -> float:
+def as_time(when: float | datetime | timedelta) -> float:
+    """A moment as of ``time.time()``."""
     if isinstance(when, timedelta):
         return time.time() + when.total_seconds()
     if isinstance(when, datetime):
@@ -171,7 +172,7 @@ def start_at(
     kwargs: Mapping[str, Any],
 ) -> TimedResults:
     """See :meth:`easycluster.lab.Hosts.at`."""
-    moment = _as_time(when)
+    moment = as_time(when)
     _must_be_ahead(moment - time.time(), "has passed already", when)
     every, call = distinct(hosts), Call(target, args, kwargs)
     clocks, errors = _measured(every)

@@ -171,7 +171,7 @@ def outcomes(
     """
     clients, errors = clients_of({name: hosts[name] for name in calls})
     limit = _deadline.get()
-    with Progress(what, len(calls)) as progress, Together() as together:
+    with Progress(what, len(calls)) as progress, Together() as together, _told_when_done(calls):
         together.is_limited = limit is not None
         others: dict[str, Callable[[], Any]] = {}
         for name, client in clients.items():
@@ -197,6 +197,16 @@ def outcomes(
             progress.look(together.waiting_for)
             if limit is not None and time.monotonic() >= limit:
                 expire(together.responses())
+
+
+@contextlib.contextmanager
+def _told_when_done(calls: Mapping[str, tuple[Call, Any]]) -> Iterator[None]:
+    """Tell barriers when the calls that have them have ended everywhere."""
+    try:
+        yield
+    finally:
+        for barrier in {id(one): one for call, _ in calls.values() for one in call.barriers}.values():
+            barrier._hosts_are_done()
 
 
 def _caller(call: Call, host: Host) -> Callable[[], Any]:

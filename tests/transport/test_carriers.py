@@ -57,5 +57,5 @@ def test_a_far_side_that_starts_slowly_is_waited_for_as_long_as_a_connect_may_ta
 
 def test_a_far_side_that_starts_too_slowly_is_a_connect_timeout(monkeypatch):
     monkeypatch.setattr(carriers, "LOAD", "import time; time.sleep(60)\n" + carriers.LOAD)
-    with pytest.raises(ConnectTimeout, match="no session within 0.8 s"):
+    with pytest.raises(ConnectTimeout, match=r"no session within 0\.8 s"):
         spawn_local(heartbeat=0.1, lost_after=0.3, connect_timeout=0.8)

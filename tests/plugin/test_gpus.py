@@ -263,7 +263,7 @@ def write_to_kernel_log(text):
         with open("/dev/kmsg", "w") as file:
             file.write(f"{text}\n")  # without its end a line may go on, and is not shown yet
     except OSError as exc:
-        pytest.skip(f"the kernel's log cannot be written: {exc.strerror}")
+        pytest.skip(f"needs root: nobody else writes into the kernel's log ({exc.strerror})")
 
 
 def test_a_test_that_causes_an_xid_fails_and_only_that_one(suite, tmp_path, played):

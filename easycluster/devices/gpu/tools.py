@@ -167,7 +167,10 @@ def _reader(pipe: Optional[IO[bytes]], pieces: List[bytes]) -> threading.Thread:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     try:
-        os.killpg(process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
     except (ProcessLookupError, PermissionError):
         pass
     try:

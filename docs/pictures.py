@@ -87,6 +87,7 @@ def make(picture: Picture) -> str:
         for file, content in MORE.items():
             _write(folder / file, content)
         came = run_in_terminal(picture.command, folder).replace(str(folder), "/home/ann/suite")
+        came = re.sub(r"/tmp/pytest-of-\w+/pytest-\d+", "/tmp/pytest-of-ann/pytest-3", came)
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text.from_ansi(f"$ {picture.command}"), style="bold")
     for line in _shown(came, picture.after):
@@ -110,7 +111,7 @@ def run_in_terminal(command: str, folder: Path) -> str:
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment["PYTHONPATH"] = str(sessions.ROOT)
     process = subprocess.Popen(
-        ["bash", "-c", command], cwd=folder, env=environment, stdin=slave, stdout=slave, stderr=slave
+        ["bash", "-c", sessions.COMMAND + command], cwd=folder, env=environment, stdin=slave, stdout=slave, stderr=slave
     )
     os.close(slave)
     found = bytearray()

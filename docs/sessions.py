@@ -44,6 +44,8 @@ CHANGING = (
 )
 # Lines about the machine, and those of carets, which older Pythons do not have.
 HEADER = re.compile(r"(platform |rootdir:|plugins:|configfile:|cachedir:)|[E ]*[\^~]+$")
+# The command of this checkout, installed or not.
+COMMAND = 'easycluster() { python -m easycluster "$@"; }\n'
 # What a reader's terminal is like; other plugins than these would only cost time.
 PLAIN = {
     "COLUMNS": "80",
@@ -121,7 +123,7 @@ def run_shell(command: str, folder: Path) -> str:
         # The hosts of a box have folders of their own.
         environment.pop("EC_LOCK_DIRECTORY", None)
     done = subprocess.run(
-        ["bash", "-c", command],
+        ["bash", "-c", COMMAND + command],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -140,6 +140,11 @@ class Endings:
             if self._is_over.wait(AGAIN):
                 return
         self._say(f"{self.reason}: the run does not end by itself, so it is left")
+        recorder = self._config.pluginmanager.get_plugin("easycluster-report")
+        if recorder is not None:
+            # Another thread still runs, so nothing is certain any more; better half a report than none.
+            with contextlib.suppress(Exception):
+                recorder.give_up(self.reason)
         os._exit(INTERRUPTED)
 
     def _say(self, text: str) -> None:

@@ -178,6 +178,11 @@ class Recorder:
         if self._page is not None:
             prefix.append(extras.paragraph(self._link_to_page("")))
 
+    def give_up(self, why: str) -> None:
+        """Write what there is, from a thread: the process ends now, whatever the main thread does."""
+        self._ending.interrupted = f"{why}; it did not end by itself"
+        self._write(int(pytest.ExitCode.INTERRUPTED))
+
     def _write(self, exitstatus: int) -> None:
         if self._is_written:
             return

@@ -241,6 +241,37 @@ def test_a_run_that_is_interrupted_leaves_a_report_of_what_there_is(lab, workers
     assert page.run["state_text"] == ("Incomplete: the run was interrupted (SIGINT); 1 test was cut off; 1 has not run")
 
 
+def test_a_run_that_has_to_be_left_leaves_a_report(lab):
+    lab.pytester.makeconftest("""
+        import pytest_easycluster.endings as endings
+        endings.TEARDOWN = endings.HARD = 0.3
+        """)
+    lab.tests("""
+        import os, signal, time
+
+        def test_first(gpu_node): assert gpu_node.ok(1) == 2
+
+        @pytest.fixture
+        def deaf():
+            yield
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            time.sleep(50)
+
+        def test_hangs(deaf):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def test_never(): pass
+        """)
+
+    result = lab.run("--ec-report=lab.html")
+
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    page = Page(lab.pytester.path / "lab.html")
+    assert page.words == {"test_first": "PASSED", "test_hangs": "CUT OFF", "test_never": "NOT RUN"}
+    said = "Incomplete: the run was interrupted (SIGTERM; it did not end by itself); 1 test was cut off; 1 has not run"
+    assert page.run["state_text"] == said
+
+
 def test_a_run_without_a_lab_that_cannot_be_collected_has_a_report_too(suite):
     suite.pytester.makepyfile(test_a="def test_a(): pass", test_b="import nothing_by_this_name")
 

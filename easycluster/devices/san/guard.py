@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from typing import Dict, Sequence
 
 from easycluster.errors import EasyClusterError, Unsupported
@@ -76,6 +77,8 @@ class Guarded:
         limit: float = 20.0,
     ) -> None:
         self._limit = limit
+        # A word and its answer belong together, whichever threads break a target.
+        self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _GUARD, os.pathsep.join(remove), *words],
             stdin=subprocess.PIPE,
@@ -130,12 +133,13 @@ class Guarded:
 
     def _ask(self, word: str) -> str:
         assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(word.encode() + b"\n")
-            self._process.stdin.flush()
-        except (OSError, ValueError) as exc:
-            raise GuardError(f"the process that watches over {self._process.args!r} has ended") from exc
-        return self._answer()
+        with self._lock:
+            try:
+                self._process.stdin.write(word.encode() + b"\n")
+                self._process.stdin.flush()
+            except (OSError, ValueError) as exc:
+                raise GuardError(f"the process that watches over {self._process.args!r} has ended") from exc
+            return self._answer()
 
     def _answer(self) -> str:
         assert self._process.stdout is not None

@@ -240,7 +240,10 @@ class _Watch:
         response.__class__ = _ObservedResponse
         response._told_of = (self, call)
         # What arrives from now on is stamped; what is here already has just arrived.
-        response._pending.__class__ = _Stamped
+        pending = response._pending
+        pending.__class__ = _Stamped
+        if pending.items:
+            _stamps.setdefault(id(pending), _monotonic())
         return response
 
     def _send(self, call: Call, make: Callable[[], Any]) -> Any:

@@ -178,7 +178,9 @@ TABLES = (
             Column("for the plugin", "plugin_more_ms"),
             Column("with it", "plugin_ms", 0),
             Column("without", "plugin_floor_ms", 0),
+            Column("more, installed from a wheel", "plugin_listed_ms"),
         ),
+        "From a wheel, pytest reads the list of all files of the distribution, as of every one that has a plugin.",
     ),
     Table(
         "A file of 64 MiB over ssh, MB/s",

@@ -190,18 +190,20 @@ def test_nothing_is_left_of_a_target(mine, tmp_path):
     mine.close()
 
 
-def test_what_was_started_ends_with_who_started_it(mine):
+@pytest.mark.parametrize("hangs", [False, True], ids=["", "hung"])
+def test_what_was_started_ends_with_who_started_it(mine, hangs):
     name = "tgt" if hasattr(mine._driver, "_program") else "embedded"
     program = (
         "import sys, time\n"
         "from easycluster.devices.san import open_san\n"
         f"san = open_san({name!r})\n"
+        f"if {hangs}: san.hang()\n"
         "print(san.portals[0], san._driver._directory, flush=True)\n"
         "time.sleep(1000)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as controller:
         portal, directory = controller.stdout.readline().split()
-        assert discover(portal)[0].portals
+        assert hangs or discover(portal)[0].portals
         assert os.path.isdir(directory)
         controller.kill()
         controller.wait()

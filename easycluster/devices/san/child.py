@@ -6,7 +6,8 @@ Parent and child speak JSON, a line for each request and each answer::
     parent -> child   {"number": 1, "call": "create", "arguments": {...}}
     child  -> parent  {"number": 1, "result": ...}  or  {"number": 1, "error": "ValueError", "text": "..."}
 
-The child ends when its standard input does, so it does not outlive the parent however that ends.
+The child ends when its standard input does, so it does not outlive the parent however that ends.  One that is stopped
+sees no end; a shell waits for that of the parent meanwhile, and lets it go on.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ importlib.import_module(hello["main"]).main()
 """
 
 
+# Lets a process go on when its own standard input ends.
+_WAKE = 'read -r line; kill -CONT "$1"'
+
+
 class ChildError(EasyClusterError, OSError):
     """The child process did not do what it was asked for, or is gone."""
 
@@ -82,6 +87,8 @@ class Child:
         # One call at a time, and an answer that came too late for its call is not the next one's.
         self._lock = threading.Lock()
         self._number = 0
+        # While the child is stopped.
+        self._waker: Optional[subprocess.Popen[bytes]] = None
         sources = {"easycluster": ["<easycluster>/__init__.py", True, ""]}
         for package in packages:
             _gather(package, sources)
@@ -163,6 +170,14 @@ class Child:
         """
         if not hasattr(signal, "SIGSTOP"):
             raise Unsupported("hang", "processes cannot be stopped on this system")
+        if self._waker is None:
+            self._waker = subprocess.Popen(
+                ["/bin/sh", "-c", _WAKE, "sh", str(self._process.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         self._process.send_signal(signal.SIGSTOP)
         if hasattr(os, "waitid"):
             # WNOWAIT: if it has ended instead, that is for who waits for its end.
@@ -171,9 +186,19 @@ class Child:
     def resume(self) -> None:
         """Let it go on."""
         self._process.send_signal(signal.SIGCONT)
+        self._end_waker()
+
+    def _end_waker(self) -> None:
+        waker, self._waker = self._waker, None
+        if waker is not None:
+            waker.kill()
+            waker.wait()
+            assert waker.stdin is not None
+            waker.stdin.close()
 
     def kill(self) -> None:
         """End it and what it started at once, and wait for that."""
+        self._end_waker()
         if self._process.poll() is None and hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -23,7 +23,7 @@ from easycluster.far import reaper
 
 __all__ = ["SLOT", "SLOTS", "Flight"]
 
-SLOT = 4096
+SLOT = 8192
 # A minute, and a little for a sample that is late.
 SLOTS = 64
 

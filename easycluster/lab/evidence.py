@@ -139,14 +139,16 @@ class Collector:
             found.trouble = "has a client that is not EasyCluster's"
             return None
         track = self.clocks.setdefault(host.name, ClockTrack())
+        answers = False
         try:
             track.add(measure_clock(client))
             samples = read_recorder(client)
             found.series = series_of(samples, track.from_monotonic)
             found.recorded = [sample.get("k", False) for sample in samples]
+            answers = True
         except (SessionError, ValueError, KeyError, TypeError, zlib.error) as exc:
             found.artifacts.append(Artifact(host.name, "flight recorder", why=str(exc).splitlines()[0]))
-        if client.connected:
+        if client.connected and answers:
             with contextlib.suppress(Exception):
                 # Not stopped if it takes longer: that may cost the test's worker, and its objects.
                 _ask(client, (Op.EVAL, "1"), PING_TIME)
@@ -154,7 +156,8 @@ class Collector:
         if self._stopped.is_set():
             return None
         try:
-            client = connection.redial(DIAL_TIME)
+            # A host that is silent has had its chance.
+            client = connection.redial(DIAL_TIME if answers or not client.connected else DIAL_TIME / 2)
         except (ConnectError, SessionError) as exc:
             found.trouble = self.mask(str(exc).splitlines()[0])
             return None

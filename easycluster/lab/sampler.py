@@ -6,7 +6,6 @@ see :mod:`easycluster.far.flight`, which draws the ring.  Names of values end wi
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -44,7 +43,7 @@ class Sampler:
         self.parts = [self.processor, self.memory, self.load, self.network, self.disks]
         self.files: dict[str, Any] = {}
         self.sensors = _sensors()
-        self.nvml = _nvml() if settings.get("nvml") else None
+        self.nvml = read_nvml() if settings.get("nvml") else None
 
     def sample(self) -> dict[str, float]:
         """All values; what cannot be had is left out."""
@@ -190,12 +189,12 @@ def _word(path: str) -> str:
         return ""
 
 
-def _nvml() -> Any:
+def read_nvml(name: str = "libnvidia-ml.so.1") -> Any:
     """What reads NVIDIA's GPUs through their library, None without one; a program for it would cost 50 ms each time."""
     import ctypes
 
     try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
+        library = ctypes.CDLL(name)
         if library.nvmlInit_v2():
             return None
         count = ctypes.c_uint()
@@ -283,8 +282,6 @@ def _kernel_log() -> KernelLog | None:
 
 def main(ring: Any, slot: int, slots: int, settings: dict[str, Any]) -> None:
     """Sample until whoever started us is gone."""
-    with contextlib.suppress(OSError):
-        os.nice(10)
     parent = os.getppid()
     sampler = Sampler(settings)
     kernel = _kernel_log()

@@ -89,6 +89,8 @@ long stand_in_allocated(void) { return allocated; }
 static char known[] = "GPU-60616263-6465-6667-6869-6a6b6c6d6e6f";
 status nvmlInit_v2(void) { return OK; }
 status nvmlDeviceGetHandleByUUID(const char *uuid, void **device) { *device = known; return strcmp(uuid, known) ? 6 : OK; }
+status nvmlDeviceGetCount_v2(unsigned *count) { *count = 1; return OK; }
+status nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = known; return index ? 2 : OK; }
 status nvmlDeviceGetTemperature(void *device, unsigned sensor, unsigned *value) { *value = 45; return device != known || sensor; }
 status nvmlDeviceGetPowerUsage(void *device, unsigned *value) { *value = 176980; return device != known; }
 status nvmlDeviceGetClockInfo(void *device, unsigned kind, unsigned *value) { *value = kind == 1 ? 1980 : 2619; return device != known; }

@@ -16,6 +16,7 @@ from easycluster.devices.gpu.errors import GpuError, KernelBuildError
 from easycluster.devices.gpu.kernels import PTX
 from easycluster.devices.gpu.nvml import NvmlSampler
 from easycluster.errors import Unsupported
+from easycluster.lab.sampler import read_nvml
 
 UUID = "GPU-60616263-6465-6667-6869-6a6b6c6d6e6f"
 
@@ -99,3 +100,16 @@ def test_samples_are_read_by_nvml_and_what_it_lacks_is_left_out(library):
     }
     with pytest.raises(GpuError, match="NVML does not know GPU-0: error 6"):
         NvmlSampler(ctypes.CDLL(library), ["GPU-0"])
+
+
+def test_a_flight_recorder_reads_every_device_by_nvml(library):
+    values = {}
+    read_nvml(library)(values)
+
+    assert values == {
+        "gpu 0 busy %": 99.0,
+        "gpu 0 memory MiB": 0.0,
+        "temperature gpu 0 C": 45.0,
+        "power gpu 0 W": pytest.approx(176.98),
+    }
+    assert read_nvml("libnot-there.so.1") is None

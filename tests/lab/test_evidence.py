@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import threading
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.interpreters import interpreters
 
 from easycluster.errors import SessionError
 from easycluster.lab import Lab
@@ -21,7 +23,17 @@ from easycluster.lab.artifacts import Folder, NoRoom, safe_name
 from easycluster.lab.evidence import Collector
 from easycluster.lab.recorder import start_recorder
 
-SOON = 20.0
+SOON = 30.0
+
+CODE = """
+import ctypes
+
+def report():
+    return 'all is lost'
+
+def hold():
+    ctypes.PyDLL(None).sleep(20)  # with Python's lock
+"""
 
 
 @pytest.fixture
@@ -31,8 +43,7 @@ def make_lab(tmp_path):
 
         def make(artifacts, count=1, **more):
             hosts = {f"gpu{number:02}": {"connect": "local", "role": "gpu", **more} for number in range(1, count + 1)}
-            code = "def report():\n    return 'all is lost'\ndef hold():\n    sum(range(10**9))\n"
-            text = {"roles": {"gpu": {"code": code, "artifacts": artifacts}}, "hosts": hosts}
+            text = {"roles": {"gpu": {"code": CODE, "artifacts": artifacts}}, "hosts": hosts}
             file = tmp_path / "lab.yaml"
             file.write_text(json.dumps(text))
             lab = stack.enter_context(Lab.load(file))
@@ -185,6 +196,34 @@ def test_a_worker_that_has_died_does_not_matter(make_lab, collect):
     found = by_name(collect(lab))
     assert text_of(collect, found["echo here"]) == b"here\n"
     assert text_of(collect, found["report()"]) == b"all is lost"
+
+
+def test_a_host_that_is_silent_costs_little_beside_the_others(make_lab, collect):
+    lab = make_lab({"commands": ["echo here"]}, count=2)
+    client = lab.hosts["gpu01"].remote
+    keeper = client.execblock(
+        "import os\nwith open(f'/proc/{os.getppid()}/status') as file:\n"
+        "    exec_return(next(int(line.split()[1]) for line in file if line.startswith('PPid')))"
+    )
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        found = collect(lab)
+        assert time.monotonic() - began < SOON
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    assert "did not answer 'clock'" in by_name(found)["flight recorder"].why
+    assert by_name(found, "gpu02")["echo here"].path
+
+
+def test_the_oldest_python_can_be_asked(make_lab, collect):
+    lab = make_lab({"commands": ["echo here"], "paths": ["/etc/passwd"]}, python=next(iter(interpreters().values())))
+    start_recorder(lab.hosts["gpu01"].remote, period=0.02)
+    end = time.monotonic() + SOON
+    while "cpu busy" not in (found := collect(lab))["gpu01"].series:
+        assert time.monotonic() < end
+    assert by_name(found)["echo here"].path
+    assert by_name(found)["/etc/passwd"].path
 
 
 def test_a_test_sees_nothing_of_it(make_lab, collect):

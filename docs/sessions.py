@@ -43,7 +43,7 @@ CHANGING = (
     (re.compile(r"\bThread 0xN.*"), "Thread"),
 )
 # Lines about the machine, and those of carets, which older Pythons do not have.
-HEADER = re.compile(r"(platform |rootdir:|plugins:|configfile:|cachedir:)|[E ]*[\^~]+$")
+HEADER = re.compile(r"(platform |rootdir:|plugins:|configfile:|cachedir:|bringing up nodes)|[E ]*[\^~]+$")
 # The command of this checkout, installed or not.
 COMMAND = 'easycluster() { python -m easycluster "$@"; }\n'
 # What a reader's terminal is like; other plugins than these would only cost time.

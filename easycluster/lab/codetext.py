@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _statements(body: list[ast.stmt], branch: bool = False) -> Iterator[tuple[as
 def _note(code: CodeText, node: ast.stmt, branch: bool) -> None:
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         # Of two branches only one is run, and only over there it is known which.
-        twice = branch and node.name in code.functions
+        twice = branch and node.name in code.names
         _forget(code, node.name)
         code.functions[node.name] = Function(node, opaque=twice or _is_opaque(node))
     elif isinstance(node, ast.ClassDef):
@@ -161,21 +161,30 @@ def _note(code: CodeText, node: ast.stmt, branch: bool) -> None:
                 said = f"from {node.module} import {alias.name}{renamed}"
                 code.imports.setdefault(alias.asname or alias.name, said)
     elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-        code.variables.setdefault(node.target.id, (node.annotation, node.value))
+        _note_variable(code, node.target.id, node.annotation, node.value)
     elif isinstance(node, ast.Assign):
         for target in node.targets:
             for one in target.elts if isinstance(target, (ast.Tuple, ast.List)) else (target,):
                 if isinstance(one, ast.Name):
-                    code.variables.setdefault(one.id, (None, node.value if one is target else None))
+                    _note_variable(code, one.id, None, node.value if one is target else None)
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         call = node.value
         if _last(call.func) == "make_server_class" and call.args and _last(call.args[0]) in code.classes:
             code.classes[_last(call.args[0])].is_exported = True
 
 
+def _note_variable(code: CodeText, name: str, annotation: ast.expr | None, value: ast.expr | None) -> None:
+    if name in code.functions:
+        # As in  f = cached(f)
+        code.functions[name] = replace(code.functions[name], opaque=True)
+    elif name not in code.classes and name not in code.imports:
+        code.variables.setdefault(name, (annotation, value))
+
+
 def _forget(code: CodeText, name: str) -> None:
-    code.functions.pop(name, None)
-    code.classes.pop(name, None)
+    """What is defined later counts."""
+    for known in (code.functions, code.classes, code.variables, code.imports):
+        known.pop(name, None)
 
 
 def _read_class(node: ast.ClassDef, code: CodeText) -> Class:

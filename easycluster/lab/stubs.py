@@ -307,8 +307,8 @@ class _Writer:
         return pieces, last
 
     def _argument(self, one: ast.arg, has_default: bool, *, far: bool) -> str:
-        # A keyword of ours never reaches the function; by its place the argument still does.
-        name = f"_{one.arg}" if far and one.arg in _KEYWORDS else one.arg
+        # A keyword of ours never reaches the function, nor does ``self``; by its place the argument still does.
+        name = f"_{one.arg}" if far and one.arg in (*_KEYWORDS, "self") else one.arg
         return f"{name}: {self._say.say(one.annotation, far=far)}" + (" = ..." if has_default else "")
 
 

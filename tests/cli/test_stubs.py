@@ -295,6 +295,13 @@ SIGNATURES = [
     ("def f(a: list[int]): ...\ndef list(): ...", "self, a: _builtins.list[int], *, KEYS) -> None"),
     ("from typing import Literal\ndef f(a: Literal['x', 2]): ...", "self, a: Literal['x', 2], *, KEYS) -> None"),
     ("def f(nonblocking, *, threadid): ...", "self, _nonblocking: _Any, *, KEYS) -> None"),
+    ("def f(a) -> int: ...\nf = timed(f)", "self, *args: _Any, KEYS, **kwargs: _Any) -> _Any"),
+    (
+        "try:\n    from fast import f\nexcept ImportError:\n    def f(a): ...",
+        "self, *args: _Any, KEYS, **kwargs: _Any) -> _Any",
+    ),
+    ("f = None\ndef f() -> int: ...", "self, *, KEYS) -> int"),
+    ("def f(self, a): ...", "self, _self: _Any, a: _Any, *, KEYS) -> None"),
     ("try:\n    def f(a): ...\nexcept E:\n    def f(): ...", "self, *args: _Any, KEYS, **kwargs: _Any) -> _Any"),
     ("class A(ServerObject): ...\ndef f(a: A): return A()", "self, a: AProxy, *, KEYS) -> AProxy"),
     ("class A: ...\nmake_server_class(A)\ndef f() -> A: ...", "self, *, KEYS) -> AProxy"),

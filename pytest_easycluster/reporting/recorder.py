@@ -104,7 +104,7 @@ class Recorder:
         """Take files that could not be collected as tests that failed."""
         if report.failed:
             phase = Phase("collect", ERROR, time.time(), 0.0, readable(self._mask(str(report.longrepr))))
-            self._seal(Record(report.nodeid or "collection", attempts=[Attempt([phase], is_over=True)]))
+            self._seal(Record(self._name(report.nodeid) or "collection", attempts=[Attempt([phase], is_over=True)]))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Know what was running, should the run end here."""
@@ -116,7 +116,7 @@ class Recorder:
         self._begun.pop(report.nodeid, None)
         worker = _worker(report)
         key = worker, report.nodeid
-        record = self._open.setdefault(key, Record(report.nodeid, worker))
+        record = self._open.setdefault(key, Record(self._name(report.nodeid), worker))
         record.add(report, self._mask)
         if record.is_over:
             del self._open[key]
@@ -141,6 +141,10 @@ class Recorder:
             return ""
         html = targets.placed(self._config, Setting(os.path.expandvars(self._config.getoption("htmlpath")), "--html"))
         return summary.deep_link(targets.link(self._page, html.parent), test)
+
+    def _name(self, nodeid: str) -> str:
+        """A test as all reports call it: it may have been given a secret as a parameter."""
+        return readable(self._mask(nodeid))
 
     def _mask(self, text: str) -> str:
         lab = find_lab(self._config)
@@ -206,15 +210,16 @@ class Recorder:
 
     def _end(self, exitstatus: int) -> None:
         """Take the tests that have not come to their end, or to their beginning."""
-        known = {row.test for row in self._rows} | {readable(record.test) for record in self._open.values()}
+        known = {row.test for row in self._rows} | {record.test for record in self._open.values()}
         unfinished = list(self._open.values())
-        unfinished += [Record(test, attempts=[Attempt()]) for test in self._begun if readable(test) not in known]
+        begun = [self._name(test) for test in self._begun]
+        unfinished += [Record(test, attempts=[Attempt()]) for test in begun if test not in known]
         self._open.clear()
         for record in unfinished:
             self._seal(record)
-        known |= {readable(record.test) for record in unfinished}
-        for test in self._collected:
-            if readable(test) not in known:
+        known |= {record.test for record in unfinished}
+        for test in map(self._name, self._collected):
+            if test not in known:
                 self._seal(Record(test))
         self._ending.exitstatus = exitstatus
         self._ending.cut_off = sum(row.word == CUT_OFF for row in self._rows)

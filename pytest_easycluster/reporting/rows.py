@@ -54,7 +54,7 @@ def row(record: Record) -> Row:
     """The row of a test."""
     seen = record.seen
     return Row(
-        evidence.readable(record.test),
+        record.test,
         record.word,
         record.start,
         record.duration,

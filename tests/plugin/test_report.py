@@ -322,6 +322,34 @@ def test_a_report_that_can_no_longer_be_written_fails_the_run_and_leaves_the_old
     assert (lab.pytester.path / "out2/lab.html").read_text() == "of the run before"
 
 
+def test_a_secret_of_the_lab_is_nowhere_in_what_is_written(suite):
+    suite.lab("""
+        vars: {token: !secret hunter2hunter}
+        roles:
+          gpu:
+            code: |
+              def say(text):
+                  print("the token is", text)
+                  raise ValueError("bad token " + text)
+        hosts:
+          gpu01: {role: gpu, connect: local}
+        """)
+    suite.tests("""
+        @pytest.mark.parametrize("token", ["hunter2hunter"])
+        def test_it(gpu_node, token, record_property):
+            record_property("token", token)
+            gpu_node.say(token)
+        """)
+
+    suite.run("--ec-report=lab.html", "--ec-trace=traces", "--ec-artifacts=art", "--showlocals")
+
+    page = Page(suite.pytester.path / "lab.html")
+    (trace,) = (suite.pytester.path / "traces").iterdir()
+    assert page.words == {"test_it[***]": "FAILED"}
+    assert "the token is ***" in page.text
+    assert "hunter2" not in page.text + trace.read_text() + trace.name
+
+
 def test_the_ini_file_and_the_environment_can_say_where(lab, monkeypatch):
     (lab.pytester.path / "pytest.ini").write_text(
         textwrap.dedent("""

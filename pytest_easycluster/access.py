@@ -82,13 +82,15 @@ def end_without_hosts(config: pytest.Config, error: NoHostFits) -> NoReturn:
 
 def connect(lab: Lab, hosts: Hosts) -> Hosts:
     """Connect to hosts at once; a host that cannot be reached is an error that names it, and so is faulty role code."""
-    from easycluster.errors import EasyClusterError
+    from easycluster.errors import EasyClusterError, Unsupported
     from easycluster.lab import HostErrors
     from pytest_easycluster.tracebacks import has_users_frames
 
     cause: Exception
     try:
         return hosts.connect()
+    except Unsupported:
+        raise  # the test is skipped
     except HostErrors as exc:
         cause = exc
         faults = {name: one for name, one in exc.by_host.items() if not isinstance(one, EasyClusterError)}

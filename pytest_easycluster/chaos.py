@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from easycluster.lab.chaos import Chaos, ChaosError, Firing, PlannedFault, read_chaos
+from easycluster.lab.runfolder import run_folder
 from pytest_easycluster.options import setting
 from pytest_easycluster.verdicts import CRASHED, LOST, verdict_of
 
@@ -50,7 +50,7 @@ def begin(config: pytest.Config, lab: Lab) -> None:
         caret = f"\n  {exc.text}\n  {' ' * exc.position}{'^' * exc.width}"
         raise pytest.UsageError(f"{said.source}: {exc}{caret}") from None
     given = getattr(config, "workerinput", {}).get(_KEY)
-    seed, folder = given if given is not None else (_seed(config), tempfile.mkdtemp(prefix="easycluster-chaos-"))
+    seed, folder = given if given is not None else (_seed(config), str(run_folder("chaos")))
     if given is None:
         config.add_cleanup(partial(_remove, folder))
     chaos = Chaos(lab, faults, seed, partial(_claim, folder))

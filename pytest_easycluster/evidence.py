@@ -58,7 +58,9 @@ def register(config: pytest.Config, lab: Lab) -> None:
         raise pytest.UsageError(f"{found.source} is {found.value!r}; write {', '.join(COLLECT)}")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Summary(), "easycluster-evidence-summary")
-    if found.value != "never":
+    # Of hosts that are not there, it would be this machine's.
+    there = lab.simulation is None and not config.getoption("ec_offline")
+    if found.value != "never" and (there or found.value):
         config.pluginmanager.register(Evidence(config, lab, found.value), "easycluster-evidence")
 
 

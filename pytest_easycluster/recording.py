@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from easycluster.lab.recording import Recorder, Recording, RecordingError, Replayer, header
+from easycluster.lab.runfolder import run_folder
 from pytest_easycluster.options import setting
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Record:
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker of pytest-xdist where its part goes."""
         if self._parts is None:
-            self._parts = Path(tempfile.mkdtemp(prefix="easycluster-record-"))
+            self._parts = run_folder("record")
         node.workerinput[_KEY] = str(self._parts)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -7,7 +7,7 @@ held against each other when the lab file is read: by their source, since neithe
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from easycluster.lab.positions import Problems, did_you_mean
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from easycluster.lab.positions import Place
 
-__all__ = ["Fakes", "check_fakes", "imported_modules"]
+__all__ = ["Fakes", "check_fakes", "faked_names", "imported_modules", "without"]
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -136,6 +136,44 @@ def _shown(arguments: ast.arguments) -> str:
         if isinstance(node, ast.arg):
             node.annotation = None
     return ast.unparse(copy.args)
+
+
+def without(block: CodeBlock, names: set[str]) -> CodeBlock:
+    """A block of real code without the statements that only define what has fakes: they may not work here.
+
+    Lines stay where they are.  What a fake is made of (``class Gpu(Gpu):``) is not to be among the names.
+    """
+    try:
+        body = ast.parse(block.source).body
+    except (SyntaxError, ValueError):
+        return block
+    spans = [_span(node) for node in body]
+    lines = block.source.split("\n")
+    for number, (node, (first, last)) in enumerate(zip(body, spans, strict=True)):
+        bound = {name for name, _node in bindings([node])}
+        before = spans[number - 1][1] if number else 0
+        after = spans[number + 1][0] if number + 1 < len(spans) else last + 1
+        if bound and bound <= names and before < first and last < after:
+            lines[first - 1 : last] = [""] * (last - first + 1)
+    return replace(block, source="\n".join(lines))
+
+
+def _span(node: ast.stmt) -> tuple[int, int]:
+    first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", ()))])
+    return first, node.end_lineno or node.lineno
+
+
+def faked_names(fakes: Sequence[CodeBlock]) -> set[str]:
+    """Names that fakes define without using the real ones."""
+    found: set[str] = set()
+    for name, one in _definitions(fakes).items():
+        node = one.node
+        real = isinstance(node, ast.ClassDef) and any(
+            isinstance(part, ast.Name) and part.id == name for base in node.bases for part in ast.walk(base)
+        )
+        if "." not in name and not real:
+            found.add(name)
+    return found
 
 
 def imported_modules(blocks: Sequence[CodeBlock]) -> list[str]:

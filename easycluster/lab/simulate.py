@@ -22,7 +22,6 @@ import shlex
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -32,10 +31,11 @@ from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from easycluster.devices.simulated import MACHINE_MODULE
-from easycluster.errors import ConnectError, Unsupported
+from easycluster.errors import ConnectError, EasyClusterError, Unsupported
 from easycluster.lab.dial import DEFAULT_CONNECT_TIMEOUT, dial
-from easycluster.lab.fakes import Fakes, imported_modules
+from easycluster.lab.fakes import Fakes, faked_names, imported_modules, without
 from easycluster.lab.rolecode import CodeBlock
+from easycluster.lab.runfolder import run_folder
 from easycluster.lab.target import SIMULATED, Target
 from easycluster.lab.variables import Secret
 
@@ -81,7 +81,7 @@ class Simulation:
 
     def __init__(self, real: Inventory, folder: str | os.PathLike[str] = "") -> None:
         self._is_ours = not folder
-        self.folder = Path(folder or tempfile.mkdtemp(prefix="easycluster-simulated-"))
+        self.folder = Path(folder or run_folder("simulated"))
         self._real_roles = real.roles
         self._fakes: dict[str, Fakes] = dict(real.simulate)
         # Fakes ask it who they are.  On this side it is only there to be imported, for classes that tests name.
@@ -127,12 +127,15 @@ class Simulation:
     def _role(self, role: Role) -> Role:
         """The role with its fakes laid over its code."""
         fakes = self._fakes.get(role.name, Fakes())
+        # A fake may stand in for a line that does not work here: a library that is loaded, a decorator.
+        given = faked_names(fakes.blocks)
+        real = [without(block, given) for block in role.code]
         known = set(sys.stdlib_module_names) | {"easycluster", "easycluster_machine"}
-        missing = sorted(set(imported_modules([*role.code, *fakes.blocks])) - known)
+        missing = sorted(set(imported_modules([*real, *fakes.blocks])) - known)
         begin = CodeBlock(_BEGIN.format(modules=tuple(missing)), Path("<simulated>"), "<simulated>")
         # What it finds out is of this machine, unless it is a fake, too; the lab file says what the host can do.
         probe = role.probe if role.probe in _names(fakes.blocks) else ""
-        return replace(role, code=(begin, *role.code, *fakes.blocks), probe=probe)
+        return replace(role, code=(begin, *real, *fakes.blocks), probe=probe)
 
     def _host(self, entry: HostEntry) -> HostEntry:
         capabilities = dict(entry.capabilities)
@@ -204,7 +207,17 @@ class Simulation:
             raise ConnectError(f"{entry.name}: does not answer: it is simulated, and switched off", host=entry.name)
         words = ["env", f"EASYCLUSTER_SIMULATED={folder}", f"EASYCLUSTER_BOOT_ID={boot}", sys.executable]
         here = replace(entry, target=replace(entry.target, python=(shlex.join(words),)))
-        return dial(here, [*definitions, _module()], take_output)
+        try:
+            return dial(here, [*definitions, _module()], take_output)
+        except EasyClusterError:
+            raise
+        except Exception as exc:
+            hint = (
+                f"{entry.name} is simulated: if its role's code does not work on this machine, give what fails a fake"
+            )
+            # As add_note() of Python 3.11 has it.
+            exc.__notes__ = [*getattr(exc, "__notes__", ()), hint]  # type: ignore[attr-defined]  # before 3.11
+            raise
 
     def power_of(self, name: str) -> SimulatedPower:
         """The power switch of a host."""

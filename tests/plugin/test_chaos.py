@@ -52,6 +52,7 @@ TESTS = """
 VERDICTS = {"drop": "LOST", "kill": "CRASHED", "crash": "CRASHED", "freeze": "PASSED", "slow": "PASSED"}
 
 
+@pytest.mark.timeout(180)  # ten workers die or are replaced
 @pytest.mark.parametrize("options", [(), ("--ec-simulate",)], ids=["real", "simulated"])
 def test_the_test_that_is_hit_has_the_right_verdict_and_others_pass(lab, options):
     lab.tests(TESTS)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import threading
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from support.processes import wait_until_gone
 
 from easycluster import generate_key, write_key_file
 from easycluster.lab import InventoryError, read_inventory
@@ -130,6 +133,7 @@ TESTS = """
 """
 
 
+@pytest.mark.timeout(180)  # many sessions start
 def test_everything_works_on_this_machine_and_nothing_of_the_lab_is_touched(lab):
     lab.tests(TESTS)
 
@@ -177,6 +181,80 @@ def test_workers_of_xdist_share_the_hosts_and_their_locks(lab):
     result = lab.run("--ec-simulate", "-p", "xdist", "-n2", "--dist=load")
 
     result.assert_outcomes(passed=4)
+
+
+def test_what_cannot_even_be_defined_here_is_faked_or_skipped(suite):
+    suite.lab("""
+        roles:
+          gpu:
+            code: |
+              import ctypes, no_such_compiler
+              LIB = ctypes.CDLL("no_such_library.so.1")
+              @no_such_compiler.jit
+              def fast(x): return LIB.fast(x)
+              def line(): return fast(1), LIB.count()
+          jit:
+            code: |
+              import no_such_compiler
+              @no_such_compiler.jit
+              def fast(x): return x
+          wrong:
+            code: |
+              def f(): pass
+              f.table = open("/no/such/table")
+        hosts:
+          gpu1: {role: gpu}
+          jit1: {role: jit}
+          wrong1: {role: wrong}
+        simulate:
+          gpu:
+            code: |
+              class LIB:
+                  @staticmethod
+                  def count(): return 7
+              def fast(x): return x + 1
+        """)
+    suite.tests("""
+        def test_faked(gpu_node): assert gpu_node.line() == (2, 7)
+        @pytest.mark.ec_hosts("jit")
+        def test_skipped(remote_hosts): pass
+        @pytest.mark.ec_hosts("wrong")
+        def test_wrong(remote_hosts): pass
+        """)
+
+    result = suite.run("--ec-simulate", "-rs")
+
+    result.assert_outcomes(passed=1, skipped=1, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            'E   *, line 18: f.table = open("/no/such/table")',
+            "E   wrong1 is simulated: if its role's code does not work on this machine, give what fails a fake",
+            "SKIPPED * no_such_compiler.jit: jit1 is simulated here, where there is no module 'no_such_compiler'; *",
+        ]
+    )
+
+
+def test_a_run_that_is_killed_leaves_no_process_and_its_folder_goes_with_the_next(suite):
+    suite.lab(LAB.replace("PORT", "1"))
+    suite.tests("""
+        import os, signal
+        @pytest.mark.ec_destructive
+        def test_dies(gpu_node):
+            gpu_node.undo(["touch", "UNDONE"])
+            gpu_node.run("sleep 600 & echo $! > sleeper")
+            open("pid", "w").write(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        def test_next(gpu_node): pass
+        """)
+    suite.run("--ec-simulate")
+    pid = (suite.pytester.path / "pid").read_text()
+    (left,) = Path(tempfile.gettempdir()).glob(f"easycluster-simulated-{pid}-*")
+
+    assert wait_until_gone([int((suite.pytester.path / "sleeper").read_text())]) == []
+    result = suite.run("--ec-simulate", "-k", "test_next")
+
+    result.assert_outcomes(passed=1, deselected=1)
+    assert not left.exists()
 
 
 def test_it_needs_a_lab_file(suite):

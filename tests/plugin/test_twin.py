@@ -69,6 +69,7 @@ TESTS = """
 """
 
 
+@pytest.mark.timeout(180)  # twenty setups
 def test_the_report_says_whose_fault_it_was_and_no_outcome_changes(lab):
     lab.tests(TESTS)
 

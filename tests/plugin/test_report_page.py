@@ -221,6 +221,9 @@ def test_only_rows_that_are_seen_are_in_the_page_but_all_are_printed(tab):
     assert tab.value("[...document.querySelectorAll('.row:not(.top)')].some((row) => row.dataset.at === '119')")
     tab.value("dispatchEvent(new Event('beforeprint'))")
     assert tab.value("document.querySelectorAll('.row:not(.top)').length") == TESTS
+    tab.ask("Emulation.setEmulatedMedia", media="print")
+    assert tab.value("document.querySelector('#list').getBoundingClientRect().height") > TESTS * 26
+    tab.ask("Emulation.setEmulatedMedia", media="")
     tab.value("dispatchEvent(new Event('afterprint'))")
     assert tab.value("document.querySelectorAll('.row').length") < 70
 

@@ -157,8 +157,11 @@ def _inside(frames: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _frames(frames: list[tuple[str, str]]) -> list[str]:
+    """The lines of frames, without those of small helpers."""
     found = []
     for path, name in frames:
+        if name.startswith("_") and not name.startswith("__"):
+            continue
         inside = re.search(r"easycluster>?/((?:[a-z]+/)?[a-z_]+\.py)$", path)
         found.append(f"    {inside[1] if inside else 'lab.yaml':24}{name}")
     return found

@@ -40,6 +40,14 @@ _CONNECT: Final = {
     "ssh": ("ansible_ssh_executable",),
 }
 _ARGUMENTS: Final = ("ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args")
+_BECOME: Final = ("ansible_become", "ansible_become_method", "ansible_become_user")
+_KNOWN: Final = (
+    *(name for names in _CONNECT.values() for name in names),
+    *_ARGUMENTS,
+    *_BECOME,
+    "ansible_connection",
+    "ansible_python_interpreter",
+)
 _SSH: Final = ("ssh", "smart", "paramiko", "paramiko_ssh", "ansible.builtin.ssh", "ansible.builtin.paramiko_ssh")
 _LOCAL: Final = ("local", "ansible.builtin.local")
 _SECRET = re.compile(r"pass(word|wd|phrase)?$|_pass_|secret|token|api_?key|private_key$", re.IGNORECASE)
@@ -272,6 +280,11 @@ class _Lab:
     def _settings(self, variables: Mapping[str, Entry], place: Place) -> dict[str, Entry]:
         said: dict[str, Entry] = {}
         connect: dict[str, Entry] = {}
+        for key, one in variables.items():
+            meant = next((name for name in _KNOWN if _is_slip(key, name)), "")
+            # Ansible has hundreds, and lets everybody invent more.
+            if meant and key not in _KNOWN:
+                self._problems.add(one.key.place, f"Ansible has no variable {key!r}", f"did you mean {meant!r}?")
         for key, names in _CONNECT.items():
             entry = next((variables[name] for name in names if name in variables), None)
             if entry is not None and (leaf := self._filled(entry)) is not None:
@@ -317,7 +330,7 @@ class _Lab:
         entry = variables.get("ansible_become")
         if entry is None or not isinstance(entry.value, Leaf):
             return
-        method, user = (variables.get(name) for name in ("ansible_become_method", "ansible_become_user"))
+        method, user = (variables.get(name) for name in _BECOME[1:])
         words = [one.value.text for one in (method, user) if one is not None and isinstance(one.value, Leaf)]
         if entry.value.text.casefold() not in ("true", "yes", "on", "1"):
             said["become"] = Entry(entry.key, Leaf(entry.value.place, "none"))
@@ -339,6 +352,17 @@ class _Lab:
             self._problems.add(entry.value.place, shown, advice)
             return None
         return Leaf(entry.value.place, text.replace("$", "$$").replace("\0", "${host}"), plain=entry.value.plain)
+
+
+def _is_slip(word: str, meant: str) -> bool:
+    """Whether a word is another with one letter too few, too many or wrong, or two exchanged; no plural of it."""
+    if word == meant or word == f"{meant}s" or abs(len(word) - len(meant)) > 1:
+        return False
+    same = next((at for at, (one, other) in enumerate(zip(word, meant, strict=False)) if one != other), len(word))
+    left, right = word[same:], meant[same:]
+    while left and right and left[-1] == right[-1]:
+        left, right = left[:-1], right[:-1]
+    return max(len(left), len(right)) <= 1 or (len(left) == 2 and left == right[::-1])
 
 
 def _plain(name: str, node: Node) -> Node:

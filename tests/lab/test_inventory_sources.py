@@ -240,7 +240,7 @@ def test_a_yaml_inventory_of_ansible_is_read_without_ansible_and_with_the_files_
 
 def test_faults_of_an_ansible_inventory_are_at_their_place(files):
     files("inv.yml", 'all:\n  children:\n    web: {childern: {}}\n    db: {hosts: {d: {ansible_host: "{{ x }}"}}}\n')
-    files("inv.ini", "[web:childs]\n[db]\nd1 port\n[db:vars]\nnonsense\n")
+    files("inv.ini", "[web:childs]\n[db]\nd1 port\n[db:vars]\nnonsense\nansible_hots=h\nansible_hostname=h\n")
 
     assert message("ansible:inv.yml", "ansible:inv.ini", environ={"PATH": ""}) == textwrap.dedent("""\
         inv.yml:3:11: unknown key 'childern' in group 'web'
@@ -258,7 +258,10 @@ def test_faults_of_an_ansible_inventory_are_at_their_place(files):
         inv.ini:5:1: 'nonsense' is not a variable
           5 | nonsense
             | ^^^^^^^^ write  name=value
-        5 problems in 2 files; nothing was connected.   """) + (
+        inv.ini:6:1: Ansible has no variable 'ansible_hots'
+          6 | ansible_hots=h
+            | ^^^^^^^^^^^^ did you mean 'ansible_host'?
+        6 problems in 2 files; nothing was connected.   """) + (
         "Check again without running tests: easycluster check --overlay ansible:inv.yml ansible:inv.ini"
     )
 

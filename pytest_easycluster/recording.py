@@ -46,8 +46,6 @@ def begin(config: pytest.Config, lab: Lab) -> None:
         pytest.UsageError: If a file cannot be used.
     """
     record, replay = setting(config, "record"), setting(config, "replay")
-    if record.value:
-        config.pluginmanager.register(Record(config, lab, record.value), "easycluster-record")
     if replay.value:
         try:
             recording = Recording.read(replay.value)
@@ -59,6 +57,9 @@ def begin(config: pytest.Config, lab: Lab) -> None:
             recording, lab.inventory.mask, tolerance=_tolerance(config), ignore=globs, offline=is_offline
         )
         config.pluginmanager.register(Replay(lab, replayer, is_offline), "easycluster-replay")
+    # After the other was read: it may be the same file.
+    if record.value:
+        config.pluginmanager.register(Record(config, lab, record.value), "easycluster-record")
 
 
 def _tolerance(config: pytest.Config) -> float:
@@ -101,7 +102,7 @@ class Record:
         if folder is None:
             self._file.write(header(lab.inventory.name))
         self._recorder = Recorder(self._file, lab.inventory.mask)
-        config.add_cleanup(lab.observe(self._recorder))
+        self._leave = lab.observe(self._recorder)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -118,6 +119,12 @@ class Record:
             return (yield)
         finally:
             self._recorder.test = ""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Write down what is left."""
+        self._leave()
+        self._recorder.finish()
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:

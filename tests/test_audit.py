@@ -187,6 +187,21 @@ def test_each_call_of_a_batch_has_a_line(audited):
     assert ended["calls"] == 7
 
 
+def test_each_of_many_nonblocking_calls_has_a_line(audited):
+    """They travel in one frame with one pickle, if nothing is written down."""
+    _server, connect, path = audited
+    client = connect()
+    responses = [client.abs(-number, nonblocking=True) for number in range(40)]
+    failing = client.len(3, nonblocking=True)
+    assert [response.wait() for response in responses] == list(range(40))
+    with pytest.raises(TypeError):
+        failing.result()
+    client.close()
+    wait_for(path, "ended")
+    called = [each for each in calls_of(path) if each[0] in ("abs", "len")]
+    assert called == [("abs", "ok")] * 40 + [("len", "TypeError")]
+
+
 def test_a_server_that_reports_calls_names_those_of_a_batch(folder):
     told = queue.Queue()
 

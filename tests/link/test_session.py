@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import pickle
 import signal
 import threading
 import time
@@ -459,3 +461,26 @@ def test_references_given_back_by_nonsense_end_the_session(ends, body):
     with pytest.raises(OSError):  # noqa: PT011 - a reset, a broken pipe or an end, as it falls
         ask(near, "echo", 1)
     assert "something that is no number" in str(far.ended)
+
+
+def test_a_run_of_answers_gives_each_waiter_its_own(ends):
+    near, far = ends
+    first, second, third = (near.request((Op.CALL, "wait_at_gate", ())) for _ in range(3))
+    done = []
+    second.on_done = done.append
+    unknown = third.request + 1000
+    run = [(third.request, 3.0), (unknown, "nobody's"), (second.request, None), (first.request, "one")]
+    far.send(Kind.REPLIES, 0, pickle.dumps(run, 5))
+    found = [near.load(near.wait_item(pending, time.monotonic() + SOON)) for pending in (first, second, third)]
+    assert found == ["one", None, 3.0]
+    assert list(near.completions) == [second]
+    assert not near.pending
+
+
+@pytest.mark.parametrize("run", [[1], [(1,)], [([], 2)], [(1, os.getpid)], 3])
+def test_a_run_of_nonsense_ends_the_session(ends, run):
+    near, far = ends
+    pending = near.request((Op.CALL, "wait_at_gate", ()))
+    far.send(Kind.REPLIES, 0, pickle.dumps(run, 5))
+    with pytest.raises(ConnectionAbortedError, match="the link was given up: a run "):
+        near.wait_item(pending, time.monotonic() + SOON)

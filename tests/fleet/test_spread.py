@@ -161,7 +161,7 @@ def test_map_is_that_of_executors(executor):
 def test_map_gives_up_after_its_timeout(executor):
     coming = executor.map("nap", [0, 0, 0.5], ["a", "b", "c"], timeout=0.3)
     assert [next(coming), next(coming)] == ["a", "b"]
-    with pytest.raises(TimeoutError):
+    with pytest.raises(concurrent.futures.TimeoutError):
         next(coming)
 
 

@@ -109,6 +109,7 @@ class AsyncClient(AsyncFace):
         running_loop()
         if host is not None:
             self._make = partial(_connected_to, self._args, self._options, host, port, options)
+            self._has_host = True
         elif not self._has_host:
             raise ValueError("connect() needs a host, or AsyncClient(host=...)")
         if self._client is None or host is not None:

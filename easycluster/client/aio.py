@@ -176,9 +176,15 @@ class Asking:
             self._look = None
         if listening is None:
             return
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(listening[1])
-        self._closer()
+        loop, close = self._loop, self._closer
+        if loop is not None and loop.is_running() and threading.get_ident() != self._thread:
+            # A loop is not to be touched by other threads.
+            with contextlib.suppress(RuntimeError):  # it was closed just now
+                loop.call_soon_threadsafe(_stop_reading, loop, listening[1], close)
+                return
+        if loop is not None and not loop.is_closed():
+            loop.remove_reader(listening[1])
+        close()
 
     def _readable(self, session: NearSession) -> None:
         """The link has something to read; in the loop."""
@@ -308,6 +314,11 @@ class Asking:
             task = asyncio.get_running_loop().create_task(_answer(taker.session, taker.items.popleft()))
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
+
+
+def _stop_reading(loop: asyncio.AbstractEventLoop, fd: int, close: weakref.finalize[Any, Any]) -> None:
+    loop.remove_reader(fd)
+    close()
 
 
 class _Taker(Waiter):

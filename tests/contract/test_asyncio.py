@@ -431,6 +431,23 @@ def test_two_loops_at_once_are_refused(aio):
     )
 
 
+def test_an_idle_client_goes_to_another_loop_that_runs(aio):
+    asked, used = threading.Event(), threading.Event()
+
+    async def first():
+        await aio.add(1, 1)
+        asked.set()
+        await asyncio.get_running_loop().run_in_executor(None, used.wait)
+
+    thread = threading.Thread(target=run, args=(first(),))
+    thread.start()
+    assert asked.wait(SOON)
+    assert [run(aio.add(number, 1)) for number in range(2)] == [1, 2]
+    used.set()
+    thread.join()
+    assert run(aio.add(3, 1)) == 4
+
+
 def test_without_a_loop_a_call_says_what_it_needs(aio):
     coroutine = aio.add(1, 1)
     with pytest.raises(LoopError, match="no event loop of asyncio runs in this thread; call it from a coroutine"):

@@ -97,15 +97,24 @@ def test_a_call_on_all_hosts_that_loses_one_is_an_error_of_the_lab(suite):
 def test_a_limit_of_the_lab_stops_a_call_on_all_hosts(suite):
     suite.lab(LAB + "defaults: {timeouts: {call: 0.3}}\n")
     suite.tests("""
+        import asyncio
+
         from easycluster.errors import CallTimeout
 
         def test_it(remote_hosts):
             results = remote_hosts.attempt.nap(60)
             assert {type(exc) for exc in results.failed.values()} == {CallTimeout}
             assert "the limit 'call' of its host" in str(results.failed["gpu1"])
+
+        async def nap(host):
+            with pytest.raises(CallTimeout, match="the limit 'call' of its host"):
+                await host.aio.nap(60)
+
+        def test_a_call_that_is_awaited(gpu_node):
+            asyncio.run(nap(gpu_node))
         """)
 
-    suite.run().assert_outcomes(passed=1)
+    suite.run().assert_outcomes(passed=2)
 
 
 @pytest.mark.parametrize(

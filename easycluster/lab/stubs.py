@@ -48,6 +48,8 @@ _OURS: Final = {
     "_Global": "from easycluster.typed import Global as _Global",
     "_NotInTheCode": "from easycluster.typed import NotInTheCode as _NotInTheCode",
     "_Response": "from easycluster.typed import Response as _Response",
+    "_HostResults": "from easycluster.lab import HostResults as _HostResults",
+    "_Hosts": "from easycluster.lab import Hosts as _Hosts",
     "_Host": "from easycluster.lab import Host as _Host",
     "_GpuNode": "from easycluster.lab import GpuNode as _GpuNode",
     "_SanTarget": "from easycluster.lab import SanTarget as _SanTarget",
@@ -239,6 +241,37 @@ class _Writer:
             if name not in names:
                 yield f"    {name}: {ANY}"
         yield from self._names(names & self._special if several else names)
+        if caller.is_closed:
+            yield "    def __getattr__(self, name: _builtins.str) -> _NotInTheCode: ..."
+        if caller.base != "_Client":
+            yield from self._many(caller)
+
+    def _many(self, caller: Caller) -> Iterator[str]:
+        """Several such hosts: a call on all of them has the same arguments, and results by host."""
+        from easycluster.lab.hosts import Hosts
+
+        one, many = caller.name, f"{caller.name}s"
+        yield ""
+        yield f"class {many}(_Hosts):"
+        yield f"    {_quoted(f'Several of {one}, as remote_hosts gives them.')}"
+        yield "    @_overload"
+        yield f"    def __getitem__(self, key: _builtins.int | _builtins.str) -> {one}: ..."
+        yield "    @_overload"
+        yield f"    def __getitem__(self, key: _builtins.slice) -> {many}: ..."
+        yield f"    def __iter__(self) -> _Iterator[{one}]: ..."
+        names = self._code.reachable - caller.taken - set(dir(Hosts))
+        for name in sorted(names & set(self._code.imports) | set(caller.more) - self._code.reachable - set(dir(Hosts))):
+            yield f"    {name}: {ANY}"
+        for name, function in self._code.functions.items():
+            if name in names:
+                pieces, last = self._arguments(function, far=True, skip=0)
+                if function.opaque:
+                    pieces, last = [f"*args: {ANY}"], [f"**kwargs: {ANY}"]
+                said = ", ".join(["self", *pieces, *last])
+                yield f"    def {name}({said}) -> _HostResults: {_body(function.doc)}"
+        for name in self._code.classes:
+            if name in names:
+                yield f"    def {name}(self, *args: {ANY}, **kwargs: {ANY}) -> _HostResults: ..."
         if caller.is_closed:
             yield "    def __getattr__(self, name: _builtins.str) -> _NotInTheCode: ..."
 

@@ -94,7 +94,13 @@ from typing import TYPE_CHECKING
 import pytest
 from easycluster_roles.gpu import DriverError
 if TYPE_CHECKING:
-    from easycluster_roles.gpu import GpuNode
+    from easycluster_roles.gpu import GpuNode, GpuNodes
+
+def test_many(remote_hosts: GpuNodes) -> None:
+    first: GpuNode = remote_hosts["gpu01"]
+    others: GpuNodes = remote_hosts[1:]
+    half: float = first.f(3) + sum(one.f(3) for one in others)
+    print(remote_hosts.f(3, label="b").common(), remote_hosts.attempt.f(1).failed, half)
 
 def test_right(gpu_node: GpuNode) -> None:
     half: float = gpu_node.f(3, label="b", origexc="quiet")
@@ -133,6 +139,13 @@ WRONG = {
     "gpu_node.reboot(timeout='3')": 'Argument "timeout" to "reboot" of "Host" has incompatible type "str"',
 }
 
+# The same of several hosts.
+WRONG_OF_MANY = {
+    'hosts.f("three")': 'Argument 1 to "f" of "GpuNodes" has incompatible type "str"; expected "int"',
+    "hosts.ff(3)": '"NotInTheCode" not callable',
+    "hosts[0].ff(3)": '"NotInTheCode" not callable',
+}
+
 LAB = """\
 roles:
   gpu: {code_files: [gpu.py]}
@@ -163,8 +176,9 @@ def test_mypy_passes_right_calls_and_names_each_wrong_one(lab, capsys):
     pytest.importorskip("mypy", reason="mypy is not installed")
     assert run(capsys, "--inventory", "lab.yaml")[0] == 0
     (lab / "test_right.py").write_text(RIGHT)
-    head = "from easycluster_roles.gpu import GpuNode\n"
+    head = "from easycluster_roles.gpu import GpuNode, GpuNodes\n"
     lines = [f"def test_{number}(gpu_node: GpuNode) -> None: {line}" for number, line in enumerate(WRONG)]
+    lines += [f"def test_many_{number}(hosts: GpuNodes) -> None: {line}" for number, line in enumerate(WRONG_OF_MANY)]
     (lab / "test_wrong.py").write_text(head + "\n".join(lines) + "\n")
     config = f"[mypy]\nstrict = true\nmypy_path = typings:{ROOT}\n[mypy-easycluster.*]\nfollow_imports = silent\n"
     (lab / "mypy.ini").write_text(config)
@@ -179,10 +193,10 @@ def test_mypy_passes_right_calls_and_names_each_wrong_one(lab, capsys):
     )
 
     said = re.findall(r"^(.*): error: (.*?)(?:  \[[\w-]+\])?$", done.stdout, re.MULTILINE)
-    assert {place for place, _ in said} == {f"test_wrong.py:{number}" for number in range(2, len(WRONG) + 2)}, (
+    assert {place for place, _ in said} == {f"test_wrong.py:{number}" for number in range(2, len(lines) + 2)}, (
         done.stdout
     )
-    for (_, text), wanted in zip(said, WRONG.values(), strict=True):
+    for (_, text), wanted in zip(said, [*WRONG.values(), *WRONG_OF_MANY.values()], strict=True):
         assert text.startswith(wanted), done.stdout
 
 
@@ -243,7 +257,12 @@ def test_names_that_a_host_or_client_has_itself_are_not_taken_from_the_code(lab,
         if isinstance(node, ast.ClassDef)
     }
 
-    assert members == {"_Calls": set(), "AHost": {"eval", "__getattr__"}, "AClient": {"reboot"}}
+    assert members == {
+        "_Calls": set(),
+        "AHost": {"eval", "__getattr__"},
+        "AHosts": {"__getitem__", "__iter__", "__getattr__", "eval"},
+        "AClient": {"reboot"},
+    }
 
 
 def test_any_name_leaves_other_names_alone(lab, capsys):

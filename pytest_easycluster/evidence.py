@@ -87,6 +87,7 @@ class Evidence:
 
     def _meet(self, host: Host, client: Any) -> None:
         """A host is connected: have it record, and see what its clock says."""
+        self._watch.note(host.name, "connected")
         if getattr(type(client), "_ask_keeper", None) is None:
             return
         with contextlib.suppress(SessionError, KeyError):

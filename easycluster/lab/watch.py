@@ -27,6 +27,7 @@ __all__ = ["Watch"]
 MOST_CALLS: Final = 4000
 MOST_PIECES: Final = 4000
 MOST_RECORDS: Final = 2000
+MOST_NOTES: Final = 500
 # Characters of one piece of output, of a value and of an error.
 LONGEST: Final = 4000
 SHORT: Final = 60
@@ -51,6 +52,7 @@ class Watch:
         self._calls: deque[tuple[float, str, Any, float | None, str | None]] = deque(maxlen=MOST_CALLS)
         self._pieces: deque[tuple[float, str, str, str]] = deque(maxlen=MOST_PIECES)
         self._records: deque[tuple[float, str, str, str]] = deque(maxlen=MOST_RECORDS)
+        self._notes: deque[tuple[float, str, str]] = deque(maxlen=MOST_NOTES)
         self._handler = _Handler(self._records)
         # Everything that was noted, also what had no room.
         self.touched: set[str] = set()
@@ -67,7 +69,7 @@ class Watch:
 
     def begin(self) -> None:
         """Forget what was before; calls that have not ended stay."""
-        for notes in (self._calls, self._pieces, self._records):
+        for notes in (self._calls, self._pieces, self._records, self._notes):
             notes.clear()
         self.touched = {call.host for call in list(self._open.values())}
 
@@ -108,6 +110,10 @@ class Watch:
         self._pieces.append((time.time(), host, stream, text[-LONGEST:]))
         self.touched.add(host)
 
+    def note(self, host: str, text: str) -> None:
+        """Something happened to a host that is neither call nor output."""
+        self._notes.append((time.time(), host, text))
+
     # What is asked -----------------------------------------------------------------------------
 
     def events(self, clocks: Mapping[str, ClockTrack], mask: Callable[[str], str] = str) -> list[Event]:
@@ -121,6 +127,7 @@ class Watch:
             Event(t, host, "call", mask(what if type(what) is str else _call_text(*what[1:])), span, level)
             for t, host, what, span, level in list(self._calls)
         ]
+        found += [Event(t, host, "phase", mask(text)) for t, host, text in list(self._notes)]
         now = time.monotonic()
         for call in list(self._open.values()):
             text = f"{_described(call)} has not ended after {now - call.began:.1f} s"

@@ -28,6 +28,8 @@ TEARDOWN: Final = 10.0
 # Seconds between the attempts to end a teardown that is over its time, and from the first of them to the hard end.
 AGAIN: Final = 0.5
 HARD: Final = 5.0
+# Seconds to write reports in, when nothing is left to be taken down.
+REPORTS: Final = 60.0
 # Seconds to close all connections in, when told to hurry.
 CLOSE: Final = 1.0
 # A terminal sends Ctrl-C to workers of pytest-xdist too, and so does our controller: both are the same one.
@@ -67,6 +69,8 @@ class Endings:
         self._is_hurried = False
         # Whether fixtures are being taken down, which a first signal does not interrupt.
         self._in_teardown = False
+        # Whether everything is taken down and closed: what is left are reports, which nothing is gained by cutting off.
+        self._is_reporting = False
         self._is_over = threading.Event()
         self._before: dict[int, Any] = {}
         self._worker_pids: list[int] = []
@@ -94,7 +98,7 @@ class Endings:
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.reason and self._is_worker and now - self._first < SAME:
+        if self.reason and (self._is_reporting or (self._is_worker and now - self._first < SAME)):
             return
         if self.reason:
             self._hurry(f"{self.reason}, then {signal.Signals(number).name}")
@@ -128,13 +132,13 @@ class Endings:
         hurry_at = self._first + TEARDOWN
         while not self._is_over.wait(AGAIN / 5):
             now = time.monotonic()
-            if self._is_hurried or now > hurry_at:
+            if self._is_hurried or self._is_reporting or now > hurry_at:
                 break
         if self._is_over.is_set():
             return
         end = time.monotonic() + HARD
-        while time.monotonic() < end:
-            if not self._is_hurried:
+        while time.monotonic() < (end if not self._is_reporting else end + REPORTS):
+            if not self._is_hurried and not self._is_reporting:
                 self._say(f"teardown has not ended within {TEARDOWN:g} s of {self.reason}: it is cut off")
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
             if self._is_over.wait(AGAIN):
@@ -205,6 +209,7 @@ class Endings:
             if self.reason:
                 session.exitstatus = session.exitstatus or INTERRUPTED
                 self._close()
+            self._is_reporting = True
         return result
 
     def _close(self) -> None:

@@ -297,6 +297,31 @@ def test_hangs(gpu_node, change): gpu_node.hang("called")
     assert run.cases["test_first"] == []
 
 
+def test_reports_are_written_whatever_comes_meanwhile(run):
+    (run.folder / "conftest.py").write_text(f"""
+import os, time
+def pytest_terminal_summary(terminalreporter):
+    open({str(run.folder / "reporting")!r}, "w").close()
+    end = time.monotonic() + 30
+    while not os.path.exists({str(run.folder / "go")!r}) and time.monotonic() < end:
+        time.sleep(0.01)
+    terminalreporter.write_line("all of it is written")
+""")
+    run.start("def test_hangs(gpu_node): gpu_node.hang('called')\n")
+    run.wait_for("called")
+    run.tell(signal.SIGTERM)
+    run.wait_for("reporting")
+
+    run.tell(signal.SIGTERM)
+    time.sleep(0.1)
+    (run.folder / "go").touch()
+
+    assert run.ended() == pytest.ExitCode.INTERRUPTED
+    assert "all of it is written" in run.output
+    assert "Traceback" not in run.output
+    assert run.cases["test_first"] == []
+
+
 def test_collecting_is_ended(run):
     run.start("say('collecting'); time.sleep(600)\n")
     run.wait_for("collecting")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from easycluster.far.output import unseen
 from easycluster.far.session import Interrupted
 from easycluster.link.operations import Op
-from easycluster.link.runs import LEAST_INT, MOST_INT, MOST_TEXT, TINY
+from easycluster.link.runs import FEW, LEAST_INT, MOST_INT, MOST_TEXT, TINY
 from easycluster.link.sending import GATHER, GATHER_BODY
 from easycluster.wire.frames import PLAIN_HEADER, Kind, plain_kind
 from easycluster.wire.pickling import (
@@ -61,11 +61,13 @@ def make_serve_waiting(worker: Worker, session: WorkerSession, thread: FarThread
     def serve_waiting() -> None:
         value: Any = None
         operation: Any = None
+        many = len(waiting) > FEW
         while waiting and not (special or required):
             kind, flags, request, _number, body, bulk = waiting[0]
             if kind != _OPERATION:
                 if kind == _CALLS:
                     session.take_apart(waiting.popleft(), inbox)
+                    many = len(waiting) > FEW
                     continue
                 if kind != _KIND_CALL or flags or bulk:
                     break
@@ -99,7 +101,9 @@ def make_serve_waiting(worker: Worker, session: WorkerSession, thread: FarThread
                     session.finish(request)
                 kind = Kind.REPLY
                 form = value.__class__
-                if form is int:
+                if not many:
+                    tiny = False
+                elif form is int:
                     tiny = LEAST_INT <= value <= MOST_INT
                 else:
                     tiny = form in TINY or (form is str and len(value) <= MOST_TEXT)

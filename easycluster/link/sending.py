@@ -63,7 +63,11 @@ class Gathered:
     def __bytes__(self) -> bytes:
         data = self._data
         if data is None:
-            data = join(self.frames, self._kind)
+            try:
+                data = b"".join(self.frames)
+            except TypeError:
+                # There are entries among them.
+                data = join(self.frames, self._kind)
             if self._seal is not None:
                 data = self._seal(self._number, data)
             self._data = data

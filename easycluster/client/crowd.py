@@ -103,7 +103,11 @@ def make_call_among_others(client: BaseClient, session: NearSession) -> Callable
             return answer
         if kind != _REPLY or flags or buffers or completions or STACK_GLOBAL in answer:
             request = 0
-            return owner()._finished(session, None, pending, None, None, origexc)
+            try:
+                return owner()._finished(session, None, pending, None, None, origexc)
+            except BaseException:
+                owner()._leave(session, pending.request)
+                raise
         try:
             return _loads(answer)
         except Exception as exc:

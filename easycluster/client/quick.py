@@ -97,76 +97,83 @@ def make_call(
                 return call_among_others(operation, body, thread, origexc)
             return owner()._request_pickled(session, operation, body, (), thread, origexc)
         pending = None
+        asked = 0
         began = monotonic()
         try:
-            request = next(ids)
-            data = _pack(len(body), _PLAIN_CALL, request, thread) + body
-            if session.sending is not None:
-                session.settle()
-            session.sending = True
-            if outgoing or gathered or session.writer_at_work:
-                session.sending = None
-                session.send(Kind.CALL, request, body, (), thread)
-            else:
-                number = session._number
-                if sealed:
-                    inner = copy_out_inner()
-                    inner.update(pack_number(number) + data)
-                    outer = copy_out_outer()
-                    outer.update(inner.digest())
-                    data = pack_head(len(data), outer.digest()) + data
-                    number += 1
-                counts: list[int] = []
-                session.sending = data, counts, number
-                try:
-                    counts.extend(map(write, (data,), flags) if flags else map(write, (data,)))
-                except BlockingIOError:
-                    session.send_rest()
+            try:
+                request = asked = next(ids)
+                data = _pack(len(body), _PLAIN_CALL, request, thread) + body
+                if session.sending is not None:
+                    session.settle()
+                session.sending = True
+                if outgoing or gathered or session.writer_at_work:
+                    session.sending = None
+                    session.send(Kind.CALL, request, body, (), thread)
                 else:
-                    if counts[0] == len(data):
-                        session._number = number
-                        session.sending = None
-                    else:
-                        session.send_rest()
-            answer = b""
-            begun, number, chunks = decoder._state
-            if not (begun or chunks or special):
-                chunks.extend(map(read, sizes))
-                answer = chunks[0]
-                if sealed:
-                    data = answer[HEAD_SIZE:]
-                    inner = copy_in_inner()
-                    inner.update(pack_number(number) + data)
-                    outer = copy_in_outer()
-                    outer.update(inner.digest())
-                    if same(pack_head(len(data), outer.digest()), answer[:HEAD_SIZE]):
+                    number = session._number
+                    if sealed:
+                        inner = copy_out_inner()
+                        inner.update(pack_number(number) + data)
+                        outer = copy_out_outer()
+                        outer.update(inner.digest())
+                        data = pack_head(len(data), outer.digest()) + data
                         number += 1
-                        answer = data
+                    counts: list[int] = []
+                    session.sending = data, counts, number
+                    try:
+                        counts.extend(map(write, (data,), flags) if flags else map(write, (data,)))
+                    except BlockingIOError:
+                        session.send_rest()
                     else:
-                        answer = b""
-            # A frame with flags, an exception, references, and whatever is not one whole frame go the long way.
-            if STACK_GLOBAL not in answer and answer[:16] == _pack(
-                len(answer) - 16 & 0xFFFFFFFF, _PLAIN_REPLY, request, 0
-            ):
-                # From here on it is taken.  If a signal handler raises now, nobody wants it any more.
-                decoder._state = (None, number, [])
-            else:
+                        if counts[0] == len(data):
+                            session._number = number
+                            session.sending = None
+                        else:
+                            session.send_rest()
                 answer = b""
-                pending = session.expect(request, operation)
-                pending.started = began
-        except BaseException as exc:
-            if request:
-                exc.easycluster_request = request  # type: ignore[attr-defined]  # it was sent, perhaps
-                session.pending.pop(request, None)
-            owner()._call_failed(session, operation, exc, began)
+                begun, number, chunks = decoder._state
+                if not (begun or chunks or special):
+                    chunks.extend(map(read, sizes))
+                    answer = chunks[0]
+                    if sealed:
+                        data = answer[HEAD_SIZE:]
+                        inner = copy_in_inner()
+                        inner.update(pack_number(number) + data)
+                        outer = copy_in_outer()
+                        outer.update(inner.digest())
+                        if same(pack_head(len(data), outer.digest()), answer[:HEAD_SIZE]):
+                            number += 1
+                            answer = data
+                        else:
+                            answer = b""
+                # A frame with flags, an exception, references, and whatever is not one whole frame go the long way.
+                if STACK_GLOBAL not in answer and answer[:16] == _pack(
+                    len(answer) - 16 & 0xFFFFFFFF, _PLAIN_REPLY, request, 0
+                ):
+                    # From here on it is taken.  If a signal handler raises now, nobody wants it any more.
+                    decoder._state = (None, number, [])
+                else:
+                    answer = b""
+                    pending = session.expect(request, operation)
+                    pending.started = began
+            except BaseException as exc:
+                if request:
+                    exc.easycluster_request = request  # type: ignore[attr-defined]  # it was sent, perhaps
+                    session.pending.pop(request, None)
+                owner()._call_failed(session, operation, exc, began)
+                raise
+            finally:
+                leave_role()
+                if sleepers or parked:
+                    session.role_is_free()
+            request = 0
+            if pending is not None or completions:
+                return owner()._finish_call(session, pending, answer, origexc)
+        except BaseException:
+            # Between the sending and a wait, or in what ends the one, a signal handler may raise, too.
+            if asked in waiting:
+                owner()._leave(session, asked)
             raise
-        finally:
-            leave_role()
-            if sleepers or parked:
-                session.role_is_free()
-        request = 0
-        if pending is not None or completions:
-            return owner()._finish_call(session, pending, answer, origexc)
         try:
             return _loads(answer[16:])
         except Exception as exc:

@@ -157,7 +157,11 @@ class Requests(Calls):
         except BaseException as exc:
             self._interrupted(session, exc)
             raise
-        return self._finished(session, None, pending, limit, timeout, origexc)
+        try:
+            return self._finished(session, None, pending, limit, timeout, origexc)
+        except BaseException:
+            self._leave(session, pending.request)
+            raise
 
     def _tell_wishes(self, session: NearSession) -> None:
         """Tell the far side what this process wishes of it by now, unless it knows."""
@@ -196,7 +200,11 @@ class Requests(Calls):
         except BaseException as exc:
             self._call_failed(session, operation, exc)
             raise
-        return self._finished(session, None, pending, None, None, origexc)
+        try:
+            return self._finished(session, None, pending, None, None, origexc)
+        except BaseException:
+            self._leave(session, pending.request)
+            raise
 
     def _start_pickled(
         self, session: NearSession, operation: tuple[Any, ...], body: bytes, buffers: Sequence[memoryview], thread: int
@@ -298,6 +306,17 @@ class Requests(Calls):
         session.pending.pop(pending.request, None)
         self._stop(session, pending.request)
         abandon(pending, Unwanted(session))
+
+    def _leave(self, session: NearSession, request: int) -> None:
+        """Give up a call that nobody waits for, unless that was done or its answer has been taken.
+
+        A signal handler may raise after the call was sent and before somebody waits: its far side would wait for ever
+        for what only its caller can do, a callback say.
+        """
+        pending = session.pending.pop(request, None)
+        if pending is not None:
+            self._stop(session, request)
+            abandon(pending, Unwanted(session))
 
     def _unpacked(self, session: NearSession, message: Any) -> tuple[Any, RemoteException | None]:
         """Return the value or the error that an answer carries, after the output that belongs before it."""

@@ -81,6 +81,9 @@ class LongWay:
     def _call_failed(self, _session, _operation, exc, _began):
         self.left.append(type(exc).__name__)
 
+    def _leave(self, session, request):
+        session.pending.pop(request, None)
+
 
 @pytest.fixture(params=[None, KEYS], ids=["trusted", "authenticated"])
 def keys(request):

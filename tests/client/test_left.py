@@ -1,0 +1,60 @@
+"""Calls that a signal handler interrupts after they were sent and before anybody waits for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from easycluster import callback
+from easycluster.client.requests import Requests
+from easycluster.server import spawn_local
+
+CODE = """
+import time
+ended = []
+def ask(function):
+    try:
+        return function()
+    finally:
+        ended.append("ask")
+def rest(seconds):
+    try:
+        time.sleep(seconds)
+    finally:
+        ended.append("rest")
+"""
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+@pytest.fixture(scope="module")
+def client():
+    with spawn_local() as client:
+        client.execblock(CODE)
+        # Starts the thread for callbacks, which stays.
+        assert client.ask(callback(lambda: 1), nonblocking=True).wait() == 1
+        yield client
+
+
+def interrupt(*_args, **_options):
+    raise Interrupt
+
+
+# In which functions of the client a signal may come between: the quick way, which reads itself what comes first, and the
+# careful one.
+WINDOWS = [("ask", window, {}) for window in ("_finish_call", "_finished", "_await_until")]
+WINDOWS += [(name, window, {"origexc": True}) for name in ("ask", "rest") for window in ("_finished", "_await_until")]
+
+
+@pytest.mark.parametrize(("name", "window", "options"), WINDOWS)
+def test_a_call_that_nobody_has_begun_to_wait_for_is_stopped(client, name, window, options, monkeypatch):
+    """What it asks of this side would never be answered."""
+    client.execblock("ended.clear()")
+    argument = callback(lambda: 1) if name == "ask" else 60
+    with monkeypatch.context() as patch, pytest.raises(Interrupt):
+        patch.setattr(Requests, window, interrupt)
+        getattr(client, name)(argument, **options)
+    # It may have been stopped before it began.
+    assert client.eval("ended", timeout=20) in ([name], [])
+    assert client._session.pending == {}

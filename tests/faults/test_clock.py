@@ -110,6 +110,9 @@ SHOWN = {
     "far/reservations.py",
     *("lab/away.py", "lab/doctor.py", "lab/holders.py", "lab/occupancy.py", "lab/power.py", "lab/reboot.py"),
     *("lab/reserving.py", "devices/iscsi/connection.py"),
+    # Timelines, records and evidence say when something was; barriers and moments are agreed by the clocks of hosts.
+    *("client/observers.py", "far/meeting.py", "lab/clocks.py", "lab/evidence.py", "lab/green.py", "lab/recorder.py"),
+    *("lab/recording.py", "lab/sampler.py", "lab/watch.py", "evidence.py", "reporting/recorder.py"),
 }
 
 

@@ -41,8 +41,8 @@ def interrupt(*_args, **_options):
     raise Interrupt
 
 
-# In which functions of the client a signal may come between: the quick way, which reads itself what comes first, and the
-# careful one.
+# In which functions of the client a signal may come between: on the quick way, which itself reads what comes first, and
+# on the careful one.
 WINDOWS = [("ask", window, {}) for window in ("_finish_call", "_finished", "_await_until")]
 WINDOWS += [(name, window, {"origexc": True}) for name in ("ask", "rest") for window in ("_finished", "_await_until")]
 
@@ -52,9 +52,10 @@ def test_a_call_that_nobody_has_begun_to_wait_for_is_stopped(client, name, windo
     """What it asks of this side would never be answered."""
     client.execblock("ended.clear()")
     argument = callback(lambda: 1) if name == "ask" else 60
-    with monkeypatch.context() as patch, pytest.raises(Interrupt):
-        patch.setattr(Requests, window, interrupt)
+    monkeypatch.setattr(Requests, window, interrupt)
+    with pytest.raises(Interrupt):
         getattr(client, name)(argument, **options)
+    monkeypatch.undo()
     # It may have been stopped before it began.
     assert client.eval("ended", timeout=20) in ([name], [])
     assert client._session.pending == {}

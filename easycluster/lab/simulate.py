@@ -90,7 +90,8 @@ class Simulation:
         sys.modules.setdefault(MACHINE_MODULE, here)
         roles = {name: self._role(role) for name, role in real.roles.items()}
         hosts = {name: self._host(entry) for name, entry in real.hosts.items()}
-        self.inventory = replace(real, roles=roles, hosts=hosts)
+        # Whatever shows the lab's name says it.
+        self.inventory = replace(real, name=f"{real.name} (simulated)", roles=roles, hosts=hosts)
         try:
             for entry in hosts.values():
                 self._prepare(entry)

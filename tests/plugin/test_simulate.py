@@ -143,6 +143,7 @@ def test_everything_works_on_this_machine_and_nothing_of_the_lab_is_touched(lab)
     result.stdout.fnmatch_lines(
         [
             "lab: SIMULATED: its hosts are sessions on this machine; gpu with 1 fake (clock); switch without fakes; *",
+            "lab: bench (simulated) (lab.yaml): 4 hosts; *",
             "lab: SIMULATED: nothing of the real lab was used",
         ]
     )

@@ -10,6 +10,7 @@ import pytest
 
 EACH = int(os.environ.get("EC_PAGES_EACH", "3"))
 PAIRS = int(os.environ.get("EC_PAGES_PAIRS", "8"))
+SANS = int(os.environ.get("EC_PAGES_SANS", "1"))
 # The folder of the box, and the host whose plug is pulled in the middle.
 BOX = os.environ.get("EC_PAGES_BOX", "")
 VICTIM = os.environ.get("EC_PAGES_VICTIM", "")
@@ -40,8 +41,15 @@ for each in range(EACH):
     globals()[f"test_kernel_{each:02}"] = kernel(each)
 
 
-@pytest.mark.parametrize("number", range(PAIRS))
-@pytest.mark.ec_hosts(sender="gpu", receiver="san")
+def pair(number):
+    """The marker of one transfer: each to another target."""
+    where = f"name == 'san{number % SANS + 1:02}'"
+    return pytest.param(
+        number, marks=[pytest.mark.ec_hosts(sender="gpu"), pytest.mark.ec_hosts(receiver="san", where=where)]
+    )
+
+
+@pytest.mark.parametrize("number", map(pair, range(PAIRS)))
 def test_transfer(remote_hosts, number):
     sender, receiver = remote_hosts["sender"], remote_hosts["receiver"]
     block = sender.block(number)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import glob
 import json
 import os
 import select
@@ -137,6 +138,21 @@ class Chromium:
         message, _, self._buffer = self._buffer.partition(b"\0")
         found: dict[str, Any] = json.loads(message)
         return found
+
+    def worked(self) -> float:
+        """Seconds that its processes have had a processor so far: the same on a busy machine as on a quiet one."""
+        parents, found = {}, {self._process.pid}
+        for name in filter(str.isdecimal, os.listdir("/proc")):
+            with contextlib.suppress(OSError, ValueError), open(f"/proc/{name}/stat") as file:
+                parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
+        while more := {pid for pid, parent in parents.items() if parent in found and pid not in found}:
+            found |= more
+        total = 0
+        for pid in found:
+            for task in glob.glob(f"/proc/{pid}/task/*/schedstat"):
+                with contextlib.suppress(OSError), open(task) as file:
+                    total += int(file.read().split()[0])
+        return total / 1e9
 
     def open(self, page: Path, fragment: str = "", dark: bool = False) -> Tab:
         """A new tab that shows a file."""

@@ -21,13 +21,13 @@ const overview = {
   lines: mapLines(),
   height: 0,
   draw() {
-    this.height = hosts.length > 12 ? 9 : 16;
+    this.height = hosts.length > 12 ? 10 : 16;
     const [pen, width] = prepared(map, this.lines.length * this.height + 4);
     const step = (width - NAMES) / Math.max(tests.length, 1);
     const inView = new Set(shown);
     const open = openTest();
     pen.textBaseline = "middle";
-    pen.font = `${Math.min(11, this.height + 1)}px system-ui, sans-serif`;
+    pen.font = `${Math.min(11, this.height - 1)}px system-ui, sans-serif`;
     this.lines.forEach((line, at) => {
       const top = 2 + at * this.height;
       pen.fillStyle = colour("text");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import gc
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from easycluster import Client, ConnectionLost, RemoteException, ThreadedClient, callback, define_common
+from easycluster.aio import AsyncClient
 from easycluster.client.observing import Answer, observe, unobserved
 from easycluster.server import spawn_local
 
@@ -343,3 +345,17 @@ def test_arguments_are_short_and_never_an_error(client, notes):
 def test_only_clients_can_be_observed():
     with pytest.raises(TypeError, match="not dict"):
         observe({}, Notes())
+
+
+def test_calls_of_asyncio_are_told_of_once_with_their_answers():
+    notes = Notes()
+
+    async def calls(client):
+        assert await client.add(1) == 2
+        with pytest.raises(ValueError, match="no way"):
+            await client.fail("no way")
+
+    with contextlib.closing(spawn_local(definitions=DEFINITIONS)) as client, observe(client, notes):
+        asyncio.run(calls(AsyncClient.over(client)))
+    assert notes.names == ["add()", "fail()"]
+    assert [(outcome.value, type(outcome.error)) for _, outcome in notes.ends] == [(2, type(None)), (None, ValueError)]

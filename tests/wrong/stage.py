@@ -183,6 +183,8 @@ class Run:
             "PYTHONDONTWRITEBYTECODE": "1",
             # By which everything that belongs to this run is known, and where it leaves files.
             "TMPDIR": str(scratch),
+            # What is kept of failures on purpose.
+            "EC_ARTIFACTS": str(folder / "kept"),
             "COLUMNS": "200",
             **(environ or {}),
         }

@@ -146,10 +146,13 @@ def clients_of(hosts: Mapping[str, Host]) -> tuple[dict[str, Any], dict[str, Exc
 
 def result_of(response: NonblockingResponse) -> tuple[Any, Exception | None]:
     """The result or the error of a call that has finished."""
-    try:
-        return response.wait("quiet"), None
-    except Exception as exc:  # noqa: BLE001  # handed back as this host's error
-        return None, exc
+    # Not by wait(), which raises: the traceback would hold its frames, these the response, and that the arguments.
+    value, error, failure = response._wait(None)
+    if error is not None:
+        failure = response.client._chosen(error, "quiet")
+    if failure is not None and not isinstance(failure, Exception):
+        raise failure
+    return value, failure
 
 
 def expire(responses: Sequence[NonblockingResponse]) -> None:

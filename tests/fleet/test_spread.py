@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
+from collections import UserString
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, BrokenExecutor, CancelledError, wait
 
 import pytest
@@ -244,6 +246,17 @@ def test_what_cannot_be_sent_is_the_futures_error(executor):
     future = executor.submit("add", threading.Lock())
     assert "cannot pickle" in str(future.exception(SOON))
     assert executor.submit("add", 1).result(SOON) == 2
+
+
+@pytest.mark.parametrize("name", ["len", "fail"])
+def test_arguments_are_not_held_once_their_call_has_ended(executor, name):
+    text = UserString("abc")
+    held = weakref.ref(text)
+    future = executor.submit(name, text)
+    del text
+    wait([future], SOON)
+    until(lambda: held() is None)
+    assert isinstance(future.exception(), ValueError) if name == "fail" else future.result() == 3
 
 
 def test_a_lost_host_costs_its_call_and_the_others_go_on(mortal_hosts):

@@ -193,6 +193,7 @@ def take_pictures(browser: Chromium, path: Path, page: Page, folder: Path) -> No
     failed.sort(key=lambda row: (-len(row[4]), row[2]))
     tab = browser.open(path, f"#verdict=FAILED&test={failed[0][0]}" if failed else "", dark=True)
     tab.ask("Emulation.setDeviceMetricsOverride", **size)
+    tab.value("document.querySelector('#panes').scrollIntoView()")
     tab.picture(folder / "report_test.png")
     tab.close()
 

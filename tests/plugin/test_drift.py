@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -109,13 +110,22 @@ def test_it_is_kept_in_the_cache_of_pytest_if_there_is_one(lab, monkeypatch):
         ('{"version": 1, "hosts": []}', "'hosts' in it is no mapping"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_said_before_anything_runs(lab, text, wrong):
-    (lab.pytester.path / "facts.json").write_text(text)
+def test_a_file_that_cannot_be_used_is_refused_with_the_reason(tmp_path, monkeypatch, text, wrong):
+    monkeypatch.chdir(tmp_path)
+    Path("facts.json").write_text(text)
+
+    with pytest.raises(GreenError) as caught:
+        read_green(Path("facts.json"), "bench")
+    assert wrong in str(caught.value)
+
+
+def test_such_a_file_is_said_before_anything_runs(lab):
+    (lab.pytester.path / "facts.json").write_text("{")
 
     result = lab.run("--ec-facts=facts.json")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert wrong in result.stderr.str()
+    result.stderr.fnmatch_lines(["ERROR: --ec-facts: facts.json cannot be used: it is not JSON*"])
 
 
 def test_several_labs_share_a_file_and_tests_keep_their_last_five_times(tmp_path):

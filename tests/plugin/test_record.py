@@ -123,19 +123,12 @@ def test_a_later_run_shows_what_changed_first_in_each_test(lab):
     assert "gpu02: check(7)" in (lab.pytester.path / "junit.xml").read_text()
 
 
-def test_an_unchanged_lab_answers_as_recorded(lab):
+def test_an_unchanged_lab_answers_as_recorded_and_offline_the_recording_does(lab):
     lab.tests(TESTS)
     lab.run("--ec-record=run.jsonl")
-
     result = lab.run("--ec-replay=run.jsonl", "--ec-replay-ignore=gpu01:noise")
-
     result.assert_outcomes(passed=5)
     result.stdout.fnmatch_lines(["1? answers were compared, 0 changed"])
-
-
-def test_offline_the_recording_answers_and_no_host_is_reached(lab):
-    lab.tests(TESTS)
-    lab.run("--ec-record=run.jsonl")
     lab.lab(LAB.replace("connect: local", "connect: {via: tcp, address: 127.0.0.1, port: 1, key_file: none}"))
     lab.tests(TESTS + "    def test_other(ec): ec['gpu01'].check(5)\n    def test_boot(ec): ec['gpu01'].reboot()\n")
 

@@ -28,7 +28,8 @@ def test_the_suite_passes_on_eight_hosts_within_a_minute(tmp_path):
     (hosts,) = re.findall(r"--hosts (\S+)", (SUITE / "README.md").read_text())
     report = tmp_path / "junit.xml"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("EC_", "PYTEST_"))}
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    # pytest-asyncio, where it is installed, warns of an option that the suite does not have.
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio", "-p", "no:cacheprovider", f"--junitxml={report}"]
     with LabBox(re.findall(r"[^,\[]+(?:\[[^\]]*\])?", hosts), share=[CHECKOUT]) as box:
         assert len(box.hosts) == 8
         began = time.monotonic()

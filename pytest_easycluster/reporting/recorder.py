@@ -154,7 +154,8 @@ class Recorder:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Know that the run was told to end."""
-        self._ending.interrupted = str(excinfo.value) or "Ctrl-C"
+        # Which test it was, where that is known, is in the list.
+        self._ending.interrupted = str(excinfo.value).partition(" in ")[0] or "Ctrl-C"
 
     def pytest_internalerror(self, excrepr: object) -> None:
         """Know that pytest itself, or a plugin, has failed."""

@@ -25,13 +25,6 @@ def code_blocks(page: str, language: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, match.start(2)), match[2]) for match in found if match[1] == language]
 
 
-def test_the_examples_of_the_library_page_run_from_top_to_bottom():
-    namespace: dict[str, object] = {"__name__": "library_page", "__file__": __file__}
-    for line, source in code_blocks("docs/library.md", "python"):
-        code = compile("\n" * line + source, str(ROOT / "docs/library.md"), "exec")
-        exec(code, namespace)
-
-
 def run_page(page: str, folder: Path) -> None:
     """Run the examples of a page in a script of their own; those of what is not installed are left out."""
     lines: list[str] = []
@@ -45,6 +38,10 @@ def run_page(page: str, folder: Path) -> None:
         [sys.executable, script], cwd=folder, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_examples_of_the_library_page_run_from_top_to_bottom(tmp_path):
+    run_page("docs/library.md", tmp_path)
 
 
 def test_the_examples_of_the_page_on_asyncio_run_from_top_to_bottom(tmp_path):

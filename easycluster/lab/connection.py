@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from easycluster.errors import ConnectError, ConnectionClosed, SessionError
+from easycluster.errors import ConnectError, ConnectionClosed, ConnectTimeout, SessionError
 from easycluster.lab import away
 from easycluster.lab.boots import HostIsOff
 from easycluster.lab.dial import DEFAULT_CONNECT_TIMEOUT
@@ -26,6 +26,9 @@ Output = tuple[str, str]
 
 # Seconds for which a host that another process of ours reboots is waited for, instead of being lost.
 _OTHERS_REBOOT: Final = 600.0
+
+# Seconds for which a host that was just lost may refuse: one that boots fast, in a box say, has no sshd for a moment.
+_BOX_BOOTS: Final = 3.0
 
 
 class HostConnection:
@@ -62,8 +65,8 @@ class HostConnection:
         self.switched_by: Any = None
         # Kernel logs of reboots that nobody had asked for; taken by take_reboots().
         self._reboots: list[str] = []
-        # Whether an expect_loss() block has ended and nobody has connected since.
-        self._was_to_go = False
+        # Seconds for which the next connect is tried again where it is refused.
+        self._patience = 0.0
         # How many expect_loss() blocks are open.
         self._expecting = 0
         self._aftermath = Aftermath()
@@ -182,11 +185,10 @@ class HostConnection:
     def _dial(self) -> Client:
         """Connect; to a host that another process of ours is rebooting, as soon as it is back.
 
-        One that was to be lost is tried for as long as a connect may take: it may boot, and refuse until sshd is up.
+        One that has just been lost is tried for a while: it may boot, and refuse until its sshd is up.
         """
         begin = time.monotonic()
-        patience = self._entry.timeouts.get("connect", DEFAULT_CONNECT_TIMEOUT) if self._was_to_go else 0.0
-        self._was_to_go = False
+        patience, self._patience = self._patience, 0.0
         while True:
             # Before, too: it may be back just when we have given up.
             was_away = away.is_away(self._entry.target)
@@ -195,7 +197,8 @@ class HostConnection:
             except ConnectError as exc:
                 ago = time.monotonic() - begin
                 is_away = was_away or away.is_away(self._entry.target)
-                if not (ago < _OTHERS_REBOOT if is_away else ago < patience and is_loss(exc)):
+                may_boot = is_loss(exc) and not isinstance(exc, ConnectTimeout)
+                if not (ago < _OTHERS_REBOOT if is_away else ago < patience and may_boot):
                     raise
             time.sleep(0.3)
 
@@ -348,6 +351,8 @@ class HostConnection:
             return self._aftermath
         self.memory.count += 1
         self._drop(client)
+        # It may have rebooted, and refuse until its sshd is up.
+        self._patience = _BOX_BOOTS
         try:
             # The same loss, however many errors it takes.
             self._open(counts=False)
@@ -381,7 +386,8 @@ class HostConnection:
                 if time.monotonic() > end:
                     raise NotLost(f"{self._entry.name} was expected to be lost, but still answers after {timeout:g} s")
                 time.sleep(0.02)
-            self.may_reboot = self._was_to_go = True
+            self.may_reboot = True
+            self._patience = self._entry.timeouts.get("connect", DEFAULT_CONNECT_TIMEOUT)
             self._drop(client)
         finally:
             self._expecting -= 1

@@ -103,8 +103,8 @@ def run(warm_pytest):
         words = shlex.split(command, posix=True)
         if warm_pytest is None or words[0] != "pytest" or re.search(r"[|;&>$]", command.replace("'&", "")):
             return sessions.run_shell(command, folder)
-        path = os.environ.get("PYTHONPATH", "")
-        environment = {**os.environ, **sessions.PLAIN, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), path]))}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        environment = {**sessions.reader(), **sessions.PLAIN, "PYTHONPATH": path}
         with tempfile.TemporaryFile("w+") as output:
             done = warm_pytest.popen(
                 [sys.executable, "-mpytest", *words[1:]], stdout=output, stderr=output, cwd=folder, env=environment

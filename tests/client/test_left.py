@@ -43,7 +43,7 @@ def interrupt(*_args, **_options):
 
 # In which functions of the client a signal may come between: on the quick way, which itself reads what comes first, and
 # on the careful one.
-WINDOWS = [("ask", window, {}) for window in ("_finish_call", "_finished", "_await_until")]
+WINDOWS = [("ask", window, {}) for window in ("_finished", "_await_until")]
 WINDOWS += [(name, window, {"origexc": True}) for name in ("ask", "rest") for window in ("_finished", "_await_until")]
 
 

@@ -219,6 +219,9 @@ class _Owner:
     def _call_failed(self, *_arguments):
         pass
 
+    def _leave(self, session, request):
+        session.pending.pop(request, None)
+
 
 class _Near(NearSession):
     """A near end that starts no thread and looks into no late answer."""

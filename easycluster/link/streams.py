@@ -115,15 +115,14 @@ class PipeStream(Stream):
             if self._write_fd < 0:
                 return
             try:
-                null = os.open(os.devnull, os.O_WRONLY)
+                # An object: a signal handler may raise before a number is noted, and nobody would close it then.
+                null = open(os.devnull, "wb", 0)  # noqa: SIM115
             except OSError:
                 # There is no descriptor left.  Nobody can write to a pipe's end for reading either.
                 os.dup2(self._read_fd, self._write_fd, inheritable=False)
                 return
-            try:
-                os.dup2(null, self._write_fd, inheritable=False)
-            finally:
-                os.close(null)
+            with null:
+                os.dup2(null.fileno(), self._write_fd, inheritable=False)
 
     def close(self) -> None:
         """Give the descriptors back; a second call does nothing."""

@@ -209,6 +209,8 @@ class BaseClient(Requests, Output):
             )
         error = endpoint.why_ended()
         self._ended_error = copy.copy(error)  # what is raised gets a traceback, and with it the frames of the caller
+        if self._endpoint is not endpoint or self.connected:  # another thread may have reconnected meanwhile
+            self._ended_error = None
         return error
 
     def _replace_worker(self, timeout: float = 10.0) -> None:

@@ -1,10 +1,10 @@
-"""Calls that a signal handler interrupts after they were sent and before anybody waits for them."""
+"""Calls that a signal handler interrupts before anybody waits for them, and threads that come late."""
 
 from __future__ import annotations
 
 import pytest
 
-from easycluster import callback
+from easycluster import ConnectionLost, callback
 from easycluster.client.requests import Requests
 from easycluster.server import spawn_local
 
@@ -59,3 +59,21 @@ def test_a_call_that_nobody_has_begun_to_wait_for_is_stopped(client, name, windo
     # It may have been stopped before it began.
     assert client.eval("ended", timeout=20) in ([name], [])
     assert client._session.pending == {}
+
+
+def test_why_a_session_has_ended_is_forgotten_if_another_thread_reconnects_meanwhile():
+    with spawn_local() as client:
+        endpoint = client._endpoint
+        endpoint._carrier.kill()
+        assert endpoint.control.wait_for(lambda: not client.connected, 20)
+        why_ended = endpoint.why_ended
+
+        def reconnect_meanwhile():
+            error = why_ended()
+            client.reconnect()
+            return error
+
+        endpoint.why_ended = reconnect_meanwhile
+        assert isinstance(client._why_unusable(), ConnectionLost)
+        assert client.eval("6 * 7") == 42
+        assert client._ended_error is None

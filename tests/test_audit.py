@@ -82,7 +82,9 @@ def audited(folder, tmp_path):
 
         def connect(key=None):
             key = key or keys.read_key_file(folder / "alice.key")
-            return stack.enter_context(contextlib.closing(easycluster.Client(key, "127.0.0.1", server.port)))
+            return stack.enter_context(
+                contextlib.closing(easycluster.Client(key, "127.0.0.1", server.port, definitions=()))
+            )
 
         yield server, connect, path
 
@@ -212,7 +214,7 @@ def test_a_server_that_reports_calls_names_those_of_a_batch(folder):
     key = keys.read_key_file(folder / "alice.key")
     with Reporting(0, key, "127.0.0.1", verbosity=2) as server:
         server.start()
-        with easycluster.Client(key, "127.0.0.1", server.port) as client:
+        with easycluster.Client(key, "127.0.0.1", server.port, definitions=()) as client:
             batch = client.batch()
             batch.os.path.join("a", "b")
             batch.os.getpid()
@@ -313,7 +315,7 @@ def test_without_a_log_the_worker_has_another_session_and_nothing_is_asked(folde
     key = keys.read_key_file(folder / "alice.key")
     with Telling(0, keyfile=folder, bind="127.0.0.1") as server:
         server.start()
-        with easycluster.Client(key, "127.0.0.1", server.port) as client:
+        with easycluster.Client(key, "127.0.0.1", server.port, definitions=()) as client:
             code = "__import__('gc').get_objects()"
             names = client.eval(f"sorted({{type(o).__name__ for o in {code} if 'Session' in type(o).__name__}})")
     assert names == ["WorkerSession"]

@@ -149,6 +149,8 @@ class BaseClient(Requests, Output):
         self._endpoint = endpoint
         self._session = session = endpoint.session
         assert session is not None  # open() has made it
+        # Behind this: a thread that comes late looks for a session after it has noted why there was none.
+        self._ended_error = None
         session.special.add(BEGINNING)
         wishes.mark(session)
         session.completions = self._arrivals.completions
